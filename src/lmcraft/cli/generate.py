@@ -1,0 +1,60 @@
+"""Generate: continue raw text with any model.
+
+Proved by tests/cli/test_life.py.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from ..core.errors import UserError
+from ..core.log import say
+from . import settings as s
+from .output import emit
+
+
+def command(
+    model: Annotated[str, typer.Argument(help="A run, a model directory or a name in the store.")],
+    prompt: Annotated[str | None, typer.Argument(help="The text to continue; default: standard input.")] = None,
+    number: Annotated[int, typer.Option("-n", min=1, max=1000, help="How many continuations.")] = 1,
+    max_new_tokens: s.MaxNewTokens = 128,
+    temperature: s.Temperature = 0.8,
+    top_k: s.TopK = None,
+    top_p: s.TopP = None,
+    min_p: s.MinP = None,
+    repetition_penalty: s.Penalty = 1.0,
+    stop: s.Stop = None,
+    seed: s.Seed = 0,
+    as_json: s.AsJson = False,
+) -> None:
+    """Continue a text: `lmcraft generate runs/book "It was"`.
+
+    The text goes to the model as it is, without a conversation template: what a base model is for.
+    """
+    text = sys.stdin.read() if prompt is None or prompt == "-" else prompt
+    shared = {
+        "max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
+        "repetition_penalty": repetition_penalty, "stop": stop or [],
+    }  # fmt: skip
+    samplings = [s.sampling(**shared, seed=seed + i) for i in range(number)]
+    from .. import api
+
+    lm = api.load(model)
+    if lm.template is not None:
+        say("note: this model was tuned to chat; `lmcraft chat` asks it with its template, this continues raw text")
+    ids = lm.ids(text)
+    if not ids:
+        raise UserError("there is nothing to continue", fix='give a text: lmcraft generate MODEL "Once upon a time"')
+    if number == 1 and not as_json:
+        print(text, end="", flush=True)
+        for piece in lm.stream(ids, samplings[0]):
+            print(piece.text, end="", flush=True)
+        print()
+        return
+    answers = lm.engine.generate([ids] * number, samplings)
+    result = {"model": model, "prompt": text, "completions": [asdict(answer) for answer in answers]}
+    emit(result, as_json, "\n---\n".join(text + answer.text for answer in answers))

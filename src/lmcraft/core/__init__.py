@@ -1,0 +1,1 @@
+"""Configuration, runs, errors and progress: what every other part stands on."""

@@ -1,0 +1,127 @@
+"""Find exact and near duplicates among records and leave all but the first of each out.
+
+1. Exact: equal after Unicode NFKC, case folding and joining white space; so "Hello  World" and "hello world" are one.
+2. Near: the Jaccard similarity of the sets of 5-word pieces is at least `threshold`. MinHash with banding proposes
+   candidates (Broder 1997; the datasketch library), and every candidate is verified by the true similarity, so chance
+   can only miss a duplicate, never invent one. MinHash uses a fixed seed: the same input gives the same result.
+3. What stays is the first in the order given; each removed record is reported with the record it duplicates.
+
+Proved by tests/unit/data/test_clean.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from lmcraft.core.errors import UserError
+from lmcraft.core.log import Progress
+from lmcraft.data.records import Record, Where, kind, parts
+
+R = TypeVar("R", bound=Record)
+
+PIECE_WORDS = 5
+_PERMUTATIONS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """One record that was left out, and the kept one it repeats; similarity 1.0 means exact."""
+
+    where: Where
+    of: Where
+    similarity: float
+
+
+def exact(records: Sequence[R]) -> tuple[list[R], list[Removed]]:
+    """The records without repetitions, and the repetitions."""
+    seen: dict[bytes, Where] = {}
+    kept: list[R] = []
+    removed: list[Removed] = []
+    for record in records:
+        first = seen.setdefault(_digest(record), record.where)
+        if first is record.where:
+            kept.append(record)
+        else:
+            removed.append(Removed(record.where, first, 1.0))
+    return kept, removed
+
+
+def near(records: Sequence[R], threshold: float = 0.8) -> tuple[list[R], list[Removed]]:
+    """The records without those at least `threshold` similar to an earlier one that was kept, and those.
+
+    Exact repetitions are among them.
+
+    Raises:
+        UserError: datasketch is not installed, or the threshold is not between 0 and 1.
+    """
+    if not 0 < threshold <= 1:
+        raise UserError(f"the similarity threshold is {threshold}", why="it must be above 0 and at most 1")
+    datasketch = _datasketch()
+    index = datasketch.MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS)
+    remaining, removed = exact(records)
+    kept: list[R] = []
+    pieces: list[set[bytes]] = []
+    with Progress(len(remaining), "records", "near duplicates") as progress:
+        for number, record in enumerate(remaining, start=1):
+            mine = _pieces(record)
+            sketch = datasketch.MinHash(num_perm=_PERMUTATIONS, seed=1)
+            sketch.update_batch(list(mine))
+            twin = _twin(mine, sorted(index.query(sketch)), pieces, threshold)
+            if twin is None:
+                index.insert(len(kept), sketch)
+                kept.append(record)
+                pieces.append(mine)
+            else:
+                removed.append(Removed(record.where, kept[twin[0]].where, twin[1]))
+            progress.update(number)
+    return kept, removed
+
+
+def _datasketch() -> Any:
+    try:
+        return importlib.import_module("datasketch")
+    except ImportError as error:
+        raise UserError(
+            "finding near duplicates needs datasketch, which is not installed", fix="pip install 'lmcraft[data]'"
+        ) from error
+
+
+def _twin(
+    mine: set[bytes], candidates: list[int], pieces: list[set[bytes]], threshold: float
+) -> tuple[int, float] | None:
+    """The first kept record that is truly similar enough, with the similarity."""
+    for candidate in candidates:
+        similarity = jaccard(mine, pieces[candidate])
+        if similarity >= threshold:
+            return candidate, similarity
+    return None
+
+
+def jaccard(left: set[bytes], right: set[bytes]) -> float:
+    """|left ∩ right| / |left ∪ right|."""
+    shared = len(left & right)
+    return shared / (len(left) + len(right) - shared)
+
+
+def _normal(record: Record) -> Iterator[str]:
+    """The record's strings as they are compared, each with what it is."""
+    yield kind(record)
+    for name, text in parts(record):
+        yield name
+        yield " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def _digest(record: Record) -> bytes:
+    return hashlib.sha256("\0".join(_normal(record)).encode("utf-8")).digest()
+
+
+def _pieces(record: Record) -> set[bytes]:
+    """Hashes of all runs of 5 words; a shorter record is one piece."""
+    words = " ".join(_normal(record)).split()
+    runs = range(max(1, len(words) - PIECE_WORDS + 1))
+    return {hashlib.blake2b(" ".join(words[at : at + PIECE_WORDS]).encode(), digest_size=8).digest() for at in runs}

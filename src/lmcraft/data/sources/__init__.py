@@ -1,0 +1,1 @@
+"""Converters from public packages to lmcraft's data files, one file per catalog entry that needs one."""

@@ -1,0 +1,55 @@
+"""Make small conversations and texts by rule, for tests and demonstrations that need no download.
+
+1. Everything is a pure function of (n, seed); no global random state is touched.
+2. The conversations ask for sums and for repetition, so a model either has learned them or has not.
+
+Proved by tests/unit/data/test_synthetic.py.
+"""
+
+from __future__ import annotations
+
+import random
+
+from lmcraft.data.records import Chat, Message, Text, Where
+
+WORDS = ("apple", "river", "stone", "cloud", "green", "seven", "light", "house", "music", "bread")
+_SUBJECTS = ("The cat", "A bird", "My sister", "The old man", "Every child", "The teacher")
+_VERBS = ("sees", "likes", "paints", "finds", "remembers", "draws")
+_OBJECTS = ("the river", "a red apple", "the small house", "an old song", "the green hill", "a warm light")
+_SENTENCES = (3, 8)
+_TURNS = (1, 3)
+
+
+def conversations(n: int, seed: int = 0) -> list[Chat]:
+    """n chats of one to three exchanges: sums of two numbers below 20, and words to repeat."""
+    draw = random.Random(seed)
+    chats = []
+    for number in range(1, n + 1):
+        messages: list[Message] = []
+        for _ in range(draw.randint(*_TURNS)):
+            messages += _sum(draw) if draw.random() < 0.5 else _echo(draw)
+        chats.append(Chat(tuple(messages), Where(f"(synthetic conversations, seed {seed})", number)))
+    return chats
+
+
+def _sum(draw: random.Random) -> list[Message]:
+    left, right = draw.randrange(20), draw.randrange(20)
+    return [Message("user", f"What is {left} plus {right}?"), Message("assistant", f"{left + right}")]
+
+
+def _echo(draw: random.Random) -> list[Message]:
+    said = " ".join(draw.choices(WORDS, k=draw.randint(1, 3)))
+    return [Message("user", f"Please repeat: {said}"), Message("assistant", said)]
+
+
+def texts(n: int, seed: int = 0) -> list[Text]:
+    """n documents of three to eight short English sentences."""
+    draw = random.Random(seed)
+    documents = []
+    for number in range(1, n + 1):
+        sentences = [
+            f"{draw.choice(_SUBJECTS)} {draw.choice(_VERBS)} {draw.choice(_OBJECTS)}."
+            for _ in range(draw.randint(*_SENTENCES))
+        ]
+        documents.append(Text(" ".join(sentences), Where(f"(synthetic texts, seed {seed})", number)))
+    return documents

@@ -1,0 +1,93 @@
+"""Token shards on disk: documents as ids with what is trained and where they came from, read through memory maps.
+
+One directory holds `tokens.npy` (uint16 or uint32), `trained.npy` (bool), `offsets.npy` (int64, one more than
+documents), `lines.npy` and `files.npy` (where each document came from) and `meta.json`. It is written under a temporary
+name and renamed, so a directory with a `meta.json` is complete. Arrays are NumPy's own format without pickled objects.
+
+Proved by tests/unit/data/test_tokens.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .records import Where
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Ids of one document; `trained[i]` says whether id i is a target; `None` means all of them."""
+
+    ids: Sequence[int]
+    trained: Sequence[bool] | None
+    where: Where
+
+
+class Tokens:
+    """A complete shard directory, opened read-only."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.meta: dict[str, Any] = json.loads((directory / "meta.json").read_text())
+        self.ids = np.load(directory / "tokens.npy", mmap_mode="r", allow_pickle=False)
+        self.trained = np.load(directory / "trained.npy", mmap_mode="r", allow_pickle=False)
+        self.offsets = np.load(directory / "offsets.npy", allow_pickle=False)
+        self._lines = np.load(directory / "lines.npy", allow_pickle=False)
+        self._files = np.load(directory / "files.npy", allow_pickle=False)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Ids of each document."""
+        return np.diff(self.offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def where(self, document: int) -> str:
+        """File and line of a document."""
+        return f"{self.meta['files'][self._files[document]]}:{self._lines[document]}"
+
+
+def write(
+    directory: Path, documents: Iterable[Document], vocab: int, meta: dict[str, Any], counts: Counter
+) -> Tokens:
+    """Writes a shard directory; an existing complete one is left as it is.
+
+    `counts` is what making the documents counts (truncated, dropped …); it is stored in the meta data.
+    """
+    if (directory / "meta.json").exists():
+        return Tokens(directory)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    kind = np.uint16 if vocab <= 1 << 16 else np.uint32
+    ids: list[np.ndarray] = []
+    trained: list[np.ndarray] = []
+    lines, files, names = [], [], {}
+    for document in documents:
+        ids.append(np.asarray(document.ids, dtype=kind))
+        mask = np.ones(len(document.ids), bool) if document.trained is None else np.asarray(document.trained, bool)
+        trained.append(mask)
+        lines.append(document.where.line)
+        files.append(names.setdefault(str(document.where.file), len(names)))
+    lengths = np.array([len(part) for part in ids], dtype=np.int64)
+    temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
+    np.save(temporary / "tokens.npy", np.concatenate(ids) if ids else np.zeros(0, kind))
+    np.save(temporary / "trained.npy", np.concatenate(trained) if trained else np.zeros(0, bool))
+    np.save(temporary / "offsets.npy", np.concatenate(([0], np.cumsum(lengths))).astype(np.int64))
+    np.save(temporary / "lines.npy", np.array(lines, dtype=np.int64))
+    np.save(temporary / "files.npy", np.array(files, dtype=np.int32))
+    (temporary / "meta.json").write_text(json.dumps({**meta, "vocab": vocab, "files": list(names), "counts": dict(counts)}, indent=2))
+    try:
+        os.replace(temporary, directory)
+    except OSError:  # another process finished the same shard first
+        shutil.rmtree(temporary)
+    return Tokens(directory)

@@ -1,0 +1,1 @@
+"""Measurements of models, one file each."""

@@ -1,0 +1,203 @@
+"""The Engine: one way to generate text and to score it, for every model.
+
+1. Prefill reads all prompts at once, padded at the end; decode then adds one token a row. Memory is allocated once.
+2. Rows that are done leave the batch, so the rest runs faster.
+3. A request's text depends on the request alone: its random numbers come from its own seed, and padding is never seen.
+4. `score` gives the log-probability of a continuation after a context, token by token, under the same rule as
+   training: position t predicts t+1.
+
+Legend: B rows, T positions, D width, V vocabulary.
+Proved by tests/contract/test_engine.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ..core.errors import UserError
+from ..text.tokenizer import Tokenizer
+from .sampling import Sampling, choose, generator
+from .stop import StopWatch
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A generated answer.
+
+    `tokens` includes the stop token if one ended it; `logprobs` (nats, natural distribution) has one entry a token;
+    `finish_reason` is "stop" (stop token or string) or "length".
+    """
+
+    text: str
+    tokens: list[int]
+    logprobs: list[float]
+    finish_reason: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """How likely a continuation is: total log-probability (nats), one entry a token, and whether greedy gives it."""
+
+    logprob: float
+    tokens: list[float]
+    is_greedy: bool
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one decode step added to one request: text that is certain by now, and at the end the completion."""
+
+    request: int
+    text: str
+    completion: Completion | None
+
+
+@dataclass
+class _Row:
+    """One request while it runs."""
+
+    request: int
+    watch: StopWatch
+    sampling: Sampling
+    draw: object
+    seen: set[int]
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+
+class Engine:
+    """Generates and scores with one model.
+
+    Args:
+        stop_ids: tokens that end an answer; default: the tokenizer's eos and end of turn.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Tokenizer, stop_ids: Sequence[int] | None = None) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        known = (tokenizer.eos, tokenizer.end_of_turn)
+        self.stop_ids = list(stop_ids) if stop_ids is not None else [i for i in known if i is not None]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling | Sequence[Sampling], batch_size: int = 32
+    ) -> list[Completion]:
+        """One completion for each prompt (lists of ids), in order."""
+        samplings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
+        done: list[Completion | None] = [None] * len(prompts)
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        for start in range(0, len(order), batch_size):
+            part = order[start : start + batch_size]
+            for piece in self.stream([prompts[i] for i in part], [samplings[i] for i in part]):
+                if piece.completion is not None:
+                    done[part[piece.request]] = piece.completion
+        return [completion for completion in done if completion is not None]
+
+    @torch.inference_mode()
+    def stream(self, prompts: Sequence[Sequence[int]], samplings: Sequence[Sampling]) -> Iterator[Piece]:
+        """Pieces of all answers as they come; each request ends with a piece that has its completion."""
+        rows = [self._row(i, prompt, sampling) for i, (prompt, sampling) in enumerate(zip(prompts, samplings, strict=True))]
+        if not rows:
+            return
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            room = max(len(prompt) + row.watch.limit for prompt, row in zip(prompts, rows, strict=True))
+            memory = self.model.start(len(rows), room)
+            logits_BV = self._prefill(prompts, memory)
+            while True:
+                next_tokens = []
+                for row, logits_V in zip(rows, logits_BV.cpu(), strict=True):
+                    token = choose(logits_V, row.seen, row.sampling, row.draw)
+                    row.tokens.append(token)
+                    row.logprobs.append(float(torch.log_softmax(logits_V.float(), dim=-1)[token]))
+                    row.seen.add(token)
+                    row.watch.add(token)
+                    next_tokens.append(token)
+                    if row.watch.finish_reason is not None:
+                        yield Piece(row.request, row.watch.fresh(), self._completion(row))
+                    elif text := row.watch.fresh():
+                        yield Piece(row.request, text, None)
+                alive = [i for i, row in enumerate(rows) if row.watch.finish_reason is None]
+                if not alive:
+                    return
+                if len(alive) < len(rows):
+                    memory.keep(alive)
+                    rows = [rows[i] for i in alive]
+                    next_tokens = [next_tokens[i] for i in alive]
+                tokens_B1 = torch.tensor(next_tokens, device=self.device)[:, None]
+                logits_BV = self.model.head(self.model(tokens_B1, None, memory)[:, -1])
+        finally:
+            self.model.train(was_training)
+
+    def _row(self, request: int, prompt: Sequence[int], sampling: Sampling) -> _Row:
+        longest = self.model.max_length
+        room = sampling.max_new_tokens if longest is None else min(sampling.max_new_tokens, longest - len(prompt))
+        if not prompt or room < 1:
+            raise UserError(
+                f"prompt {request + 1} has {len(prompt)} tokens, which leaves nothing to generate",
+                why=f"the model reads at most {longest} tokens" if prompt else "a model continues something",
+                fix="shorten the prompt" if prompt else "give at least one token",
+            )
+        watch = StopWatch(self.tokenizer.decode, self.stop_ids, sampling.stop, room)
+        return _Row(request, watch, sampling, generator(sampling.seed), set(prompt))
+
+    def _completion(self, row: _Row) -> Completion:
+        return Completion(row.watch.text, row.tokens, row.logprobs, str(row.watch.finish_reason))
+
+    def _prefill(self, prompts: Sequence[Sequence[int]], memory) -> Tensor:
+        """Reads all prompts; logits [B, V] after the last token of each."""
+        tokens_BT, segments_BT = _padded(prompts, self.device)
+        hidden_BTD = self.model(tokens_BT, segments_BT, memory)
+        last_B = segments_BT.sum(dim=1) - 1
+        return self.model.head(hidden_BTD[torch.arange(len(prompts)), last_B])
+
+    @torch.inference_mode()
+    def score(
+        self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], batch_size: int = 32
+    ) -> list[Score]:
+        """Scores continuations: each pair is (context ids, continuation ids); the context must not be empty."""
+        was_training = self.model.training
+        self.model.eval()
+        scores: list[Score | None] = [None] * len(pairs)
+        order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]) + len(pairs[i][1]))
+        try:
+            for start in range(0, len(order), batch_size):
+                part = order[start : start + batch_size]
+                for index, score in zip(part, self._score([pairs[i] for i in part]), strict=True):
+                    scores[index] = score
+        finally:
+            self.model.train(was_training)
+        return [score for score in scores if score is not None]
+
+    def _score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Iterator[Score]:
+        if any(not context for context, _ in pairs):
+            raise UserError("cannot score a text without anything before it", fix="begin with the bos token")
+        whole = [[*context, *continuation] for context, continuation in pairs]
+        tokens_BT, segments_BT = _padded([ids[:-1] for ids in whole], self.device)
+        hidden_BTD = self.model(tokens_BT, segments_BT)
+        for b, (context, continuation) in enumerate(pairs):
+            span = slice(len(context) - 1, len(whole[b]) - 1)
+            logits_TV = self.model.head(hidden_BTD[b, span]).float()
+            targets_T = torch.tensor(list(continuation), dtype=torch.long, device=self.device)
+            values = torch.log_softmax(logits_TV, dim=-1).gather(1, targets_T[:, None])[:, 0]
+            greedy = bool((logits_TV.argmax(dim=-1) == targets_T).all())
+            yield Score(float(values.double().sum()), values.tolist(), greedy)
+
+
+def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Rows as one tensor, padded at the end, and its segments (1 = real, 0 = padding); both int64 [B, T]."""
+    longest = max(1, max(map(len, rows)))
+    tokens_BT = torch.zeros(len(rows), longest, dtype=torch.long)
+    segments_BT = torch.zeros_like(tokens_BT)
+    for b, row in enumerate(rows):
+        tokens_BT[b, : len(row)] = torch.tensor(list(row), dtype=torch.long)
+        segments_BT[b, : len(row)] = 1
+    return tokens_BT.to(device), segments_BT.to(device)

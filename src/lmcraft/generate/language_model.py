@@ -1,0 +1,115 @@
+"""A language model ready to use: model, tokenizer, conversation template and Engine, loaded from a path.
+
+A path is a run, a public model directory, or a name in the local store.
+
+Legend: T positions, V vocabulary.
+Proved by tests/contract/test_engine.py and tests/cli/test_life.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.disk import write_json
+from ..core.errors import UserError
+from ..data.store import resolve
+from ..models import weights
+from ..text.chat import ChatTemplate
+from ..text.tokenizer import Tokenizer
+from .engine import Completion, Engine, Piece, Score
+from .sampling import Sampling
+
+
+class LanguageModel:
+    """Text in, text out."""
+
+    def __init__(self, model: nn.Module, tokenizer: Tokenizer, template: ChatTemplate | None) -> None:
+        self.model, self.tokenizer, self.template = model, tokenizer, template
+        ids = {tokenizer.eos, tokenizer.end_of_turn, *(template.stop_ids if template else ())}
+        self.engine = Engine(model, tokenizer, sorted(i for i in ids if i is not None))
+
+    @classmethod
+    def load(cls, path: str | Path) -> LanguageModel:
+        """Loads a run, a model directory or a name in the store."""
+        directory = directory_of(path)
+        tokenizer = Tokenizer.load(directory)
+        return cls(weights.load(directory), tokenizer, template_of(directory, tokenizer))
+
+    def save(self, directory: Path) -> None:
+        """Writes the public layout: config, weights, tokenizer, template, generation settings."""
+        weights.save(self.model, directory)
+        self.tokenizer.save(directory)
+        if self.template is not None:
+            (directory / "chat_template.jinja").write_text(self.template.source, encoding="utf-8")
+        ids = {"bos_token_id": self.tokenizer.bos, "eos_token_id": self.engine.stop_ids,
+               "pad_token_id": self.tokenizer.pad}  # fmt: skip
+        write_json(directory / "generation_config.json", {k: v for k, v in ids.items() if v is not None})
+
+    @property
+    def config(self) -> Any:
+        """The model's Config."""
+        return self.model.config
+
+    def generate(self, prompt: str, **settings: Any) -> Completion:
+        """Continues raw text; settings are those of `Sampling`."""
+        return self.engine.generate([self.ids(prompt)], Sampling(**settings))[0]
+
+    def chat(self, messages: Sequence[Mapping[str, str]], **settings: Any) -> Completion:
+        """Answers a conversation; settings are those of `Sampling`."""
+        return self.engine.generate([self.prompt(messages)], Sampling(**settings))[0]
+
+    def stream(self, ids: Sequence[int], sampling: Sampling) -> Iterator[Piece]:
+        """Pieces of one answer as they come."""
+        return self.engine.stream([ids], [sampling])
+
+    def score(self, context: str, continuation: str) -> Score:
+        """How likely `continuation` is after `context`; the two are tokenized apart, as in training on answers."""
+        return self.engine.score([(self.ids(context), self.tokenizer.encode(continuation))])[0]
+
+    @torch.inference_mode()
+    def logits(self, ids: Sequence[int]) -> Tensor:
+        """Logits after each position, float32 [T, V]."""
+        tokens_BT = torch.tensor([list(ids)], device=self.engine.device)
+        return self.model.head(self.model(tokens_BT))[0].float()
+
+    def ids(self, text: str) -> list[int]:
+        """bos and the text's ids: how a document begins in pre-training."""
+        return [*([] if self.tokenizer.bos is None else [self.tokenizer.bos]), *self.tokenizer.encode(text)]
+
+    def prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """A conversation's ids, ending where the assistant is to speak."""
+        if self.template is None:
+            raise UserError(
+                "this is a base model: it continues text and knows no conversation",
+                why="it has no chat template",
+                fix="use `lmcraft generate`, or fine-tune it first with `lmcraft train sft`",
+            )
+        return self.template.prompt(messages)
+
+
+def directory_of(path: str | Path) -> Path:
+    """The model directory that a run, a directory or a store name stands for."""
+    place = resolve(path)
+    if (place / "config.json").is_file():
+        return place
+    if (place / "model" / "config.json").is_file():
+        return place / "model"
+    if (place / "origin.json").is_file():
+        raise UserError(
+            "this run has no model yet", where=str(place), why="its training has not ended",
+            fix="run the same train command again to finish it",
+        )  # fmt: skip
+    raise UserError(
+        "there is no model here", where=str(path), why="neither a run nor a directory with config.json",
+        fix="`lmcraft runs` and `lmcraft models` list what there is",
+    )  # fmt: skip
+
+
+def template_of(directory: Path, tokenizer: Tokenizer) -> ChatTemplate | None:
+    """The template beside a model, or None for a base model."""
+    return ChatTemplate.load(directory, tokenizer) if ChatTemplate.exists(directory) else None

@@ -1,0 +1,74 @@
+"""What a model remembers between calls: keys and values of attention, or the state of a recurrent network.
+
+1. Keys and values are allocated once for the longest sequence; nothing is concatenated while generating.
+2. Rows of one batch may have different lengths. Slot m of a row holds position m. Padding at the end of a ragged
+   prompt is written behind the row's length, where no query may look, and is overwritten by the next real token.
+
+Legend: B rows, L layers, K key/value heads, M remembered positions, C head width, D width, T new positions.
+Proved by tests/contract/test_models.py and tests/unit/layers/test_memory.py.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class KeyValues:
+    """Keys and values of every layer for up to `length` positions."""
+
+    def __init__(self, layers: int, rows: int, heads: int, length: int, head_width: int, like: Tensor) -> None:
+        shape = (layers, rows, heads, length, head_width)
+        self.keys_LBKMC = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        self.values_LBKMC = torch.zeros_like(self.keys_LBKMC)
+        self.lengths_B = torch.zeros(rows, dtype=torch.long, device=like.device)
+        self.longest = 0
+
+    @property
+    def capacity(self) -> int:
+        """Positions that fit."""
+        return self.keys_LBKMC.shape[3]
+
+    def place(self, steps: int) -> Tensor:
+        """Positions of the next `steps` tokens of each row, int64 [B, T]."""
+        if self.longest + steps > self.capacity:
+            raise ValueError(f"memory holds {self.capacity} positions, {self.longest + steps} are needed")
+        return self.lengths_B[:, None] + torch.arange(steps, device=self.lengths_B.device)
+
+    def write(self, layer: int, keys_BKTC: Tensor, values_BKTC: Tensor, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Stores new keys and values; returns all slots any row may need, [B, K, M, C] each."""
+        rows_B1 = torch.arange(positions_BT.shape[0], device=positions_BT.device)[:, None]
+        stop = self.longest + positions_BT.shape[1]
+        for store, new in ((self.keys_LBKMC, keys_BKTC), (self.values_LBKMC, values_BKTC)):
+            store[layer].transpose(1, 2)[rows_B1, positions_BT] = new.transpose(1, 2).to(store.dtype)
+        return self.keys_LBKMC[layer, :, :, :stop], self.values_LBKMC[layer, :, :, :stop]
+
+    def advance(self, counts_B: Tensor) -> None:
+        """Notes how many real tokens each row received."""
+        self.lengths_B = self.lengths_B + counts_B
+        self.longest = int(self.lengths_B.max())
+
+    def keep(self, rows: list[int]) -> None:
+        """Forgets all rows but these."""
+        index = torch.tensor(rows, device=self.lengths_B.device)
+        self.keys_LBKMC = self.keys_LBKMC[:, index]
+        self.values_LBKMC = self.values_LBKMC[:, index]
+        self.lengths_B = self.lengths_B[index]
+        self.longest = int(self.lengths_B.max()) if rows else 0
+
+
+class State:
+    """Hidden state of every layer of a recurrent network; for an LSTM the cell state too."""
+
+    def __init__(self, layers: int, rows: int, width: int, parts: int, like: Tensor) -> None:
+        self.layers = [
+            tuple(torch.zeros(rows, width, dtype=like.dtype, device=like.device) for _ in range(parts))
+            for _ in range(layers)
+        ]
+
+    def keep(self, rows: list[int]) -> None:
+        """Forgets all rows but these."""
+        self.layers = [tuple(part_BD[rows] for part_BD in layer) for layer in self.layers]
+
+
+Memory = KeyValues | State

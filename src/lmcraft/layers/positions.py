@@ -1,0 +1,50 @@
+"""Where a token stands: positions from segments, and learned, sinusoidal and rotary encodings.
+
+1. Positions restart at every document of a packed row, so a document sees the same positions alone and packed.
+2. Rotary encoding rotates the two halves of a head (the public Llama convention), in float32; tables are made once
+   per forward for the positions at hand, so no maximum length is baked in (Su et al., arXiv 2104.09864).
+3. Sinusoids follow Vaswani et al., arXiv 1706.03762, section 3.5: sine and cosine interleaved.
+
+Legend: B rows, T positions, D width, H heads, C head width.
+Proved by tests/unit/layers/test_positions.py and tests/parity/test_decoder.py.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def positions(segments_BT: Tensor) -> Tensor:
+    """Position of each token inside its own segment, from 0; int64 [B, T]."""
+    index_T = torch.arange(segments_BT.shape[1], device=segments_BT.device)
+    starts_BT = torch.ones_like(segments_BT, dtype=torch.bool)
+    starts_BT[:, 1:] = segments_BT[:, 1:] != segments_BT[:, :-1]
+    start_index_BT = torch.where(starts_BT, index_T, 0).cummax(dim=1).values
+    return index_T - start_index_BT
+
+
+def rotary_tables(positions_BT: Tensor, head_width: int, base: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines for `rotate`, float32 [B, 1, T, C]."""
+    exponent = torch.arange(0, head_width, 2, device=positions_BT.device, dtype=torch.float32) / head_width
+    frequency = 1.0 / (base**exponent)
+    angle_BTC = positions_BT[..., None].float() * frequency
+    angle_BTC = torch.cat((angle_BTC, angle_BTC), dim=-1)
+    return angle_BTC.cos()[:, None], angle_BTC.sin()[:, None]
+
+
+def rotate(x_BHTC: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotates queries or keys by their positions; keeps shape and dtype."""
+    cos, sin = tables
+    left, right = x_BHTC.chunk(2, dim=-1)
+    turned = torch.cat((-right, left), dim=-1)
+    return (x_BHTC * cos + turned * sin).to(x_BHTC.dtype)
+
+
+def sinusoids(positions_BT: Tensor, width: int) -> Tensor:
+    """Sinusoidal encoding of each position, float32 [B, T, D]."""
+    even = torch.arange(0, width, 2, device=positions_BT.device, dtype=torch.float32)
+    angle = positions_BT[..., None].float() * torch.exp(even * (-math.log(10000.0) / width))
+    return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2)[..., :width]

@@ -1,0 +1,104 @@
+"""What `lmcraft train` was asked to do: the schema of its config, put together from the stage and the model it names.
+
+1. The keys are: stage, base, model, tokenizer, template, data, train, sample, out, seed. The Config of a stage or a
+   model stands in its own file; this file only joins them.
+2. Short forms: `stage=sft`, `data=FILE`, `model=tiny` and `tokenizer=PATH` stand for `stage.kind`, `data.files`,
+   `model.preset` and `tokenizer.path`.
+
+Proved by tests/unit/test_recipe.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, create_model
+
+from .core import config as configs
+from .core import find
+from .core.config import Document, Strict
+from .core.errors import UserError
+from .data import dataset
+from .train import loop
+
+SHORT = {"stage": "kind", "model": "preset", "tokenizer": "path"}
+
+
+class TokenizerConfig(Strict):
+    """A tokenizer to use, or the size of one to train on the data."""
+
+    path: str | None = Field(None, description="directory of a tokenizer; default: the base model's, or a new one")
+    vocab: int = Field(4096, gt=256, description="size of a new one")
+
+
+class SampleConfig(Strict):
+    """What the model is asked before and after training."""
+
+    prompts: tuple[str, ...] = Field((), description="default: the beginnings of three held-out records")
+    max_new_tokens: int = Field(60, gt=0)
+    temperature: float = Field(0.8, ge=0)
+
+
+class Recipe(Strict):
+    """A training run; `stage` and `model` are the Configs of the files they name."""
+
+    stage: Any
+    base: str | None = Field(None, description="the run or model to start from; default: fresh weights")
+    model: Any = None
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    template: str | None = Field(None, description="chatml, plain, or a chat_template.jinja; default: the base's")
+    data: dataset.Config
+    train: loop.Config = loop.Config()
+    sample: SampleConfig = SampleConfig()
+    out: str | None = Field(None, description="directory of the run; default: runs/<stage>-<number>")
+    seed: int = Field(0, ge=0)
+
+
+def read(source: str | Path | None, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe from a YAML file or the name of a stage, and `key=value` arguments.
+
+    Raises:
+        UserError: listing every mistake with its file and line or argument.
+    """
+    if source is not None and str(source) in find.names("stages"):
+        document = configs.read(None, [f"stage={source}", *overrides])
+    elif source is not None and not Path(source).exists() and not str(source).endswith((".yaml", ".yml")):
+        find.module("stages", str(source))  # says which stages there are
+        raise AssertionError("a name that is no stage was accepted")
+    else:
+        document = configs.read(source, overrides)
+    return configs.validate(_schema(document), document)
+
+
+def _schema(document: Document) -> type[Recipe]:
+    value = document.value
+    for key, inner in SHORT.items():
+        if isinstance(value.get(key), str):
+            value[key] = {inner: value[key]}
+    stage = value.get("stage")
+    if not isinstance(stage, dict) or not isinstance(stage.get("kind"), str):
+        raise UserError(
+            "stage.kind is missing", where=document.where(("stage",)),
+            why=f"one of: {', '.join(find.names('stages'))}", fix="for example stage=pretrain",
+        )  # fmt: skip
+    fields: dict[str, Any] = {"stage": (_named(document, "stages", "stage", stage["kind"]).Config, ...)}
+    model = value.get("model")
+    if value.get("base") is None:
+        kind = model.get("kind", "decoder") if isinstance(model, dict) else "decoder"
+        schema = _named(document, "models", "model", str(kind)).Config
+        fields["model"] = (schema, schema())
+    elif model is not None:
+        raise UserError(
+            "model and base are both given", where=document.where(("model",)),
+            why="the base model's own shape is used", fix="leave out `model`, or `base` to start from nothing",
+        )  # fmt: skip
+    return create_model("Recipe", __base__=Recipe, **fields)
+
+
+def _named(document: Document, folder: str, key: str, name: str) -> Any:
+    try:
+        return find.module(folder, name)
+    except UserError as error:
+        raise UserError(error.what, where=document.where((key, "kind")), why=error.why, fix=error.fix) from error

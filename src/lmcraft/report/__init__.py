@@ -1,0 +1,1 @@
+"""The offline page that tells what a run did."""

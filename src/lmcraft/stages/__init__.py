@@ -1,0 +1,1 @@
+"""What is trained: each stage gives batches and a summed loss."""

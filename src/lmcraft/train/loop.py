@@ -1,0 +1,209 @@
+"""The one loop that trains every stage; a generator, so that its user prints, evaluates or stops with `break`.
+
+    for each step:  batch → count targets → for each micro-batch: summed loss / count → backward
+                    → finite? → clip → update → yield → checkpoint when due
+
+1. The number of trained targets of the whole step is known before the first backward, and only this file divides. So
+   16 rows at once and 16 times one row give the same update.
+2. A loss or gradient that is not finite stops training before it touches a weight, and names step and rows.
+3. A checkpoint holds weights, optimizer state, random states and the data position; the schedule is a function of the
+   step. Training that was killed and started again ends with the same bits as training that was not.
+4. SIGINT and SIGTERM are answered after the step at hand: save, then stop. Leaving the loop with `break` saves too.
+
+Proved by tests/contract/test_stages.py, tests/invariance/test_accumulation.py, tests/faults/test_kill.py,
+tests/faults/test_nonfinite.py and tests/faults/test_signals.py.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ..core.config import Strict
+from ..core.device import peak_memory_bytes
+from ..core.errors import UserError
+from ..data.batch import Batch
+from ..data.loader import Loader
+from . import checkpoint, optim, randomness
+from .interrupt import Interrupted, listening
+from .precision import Precision, computing
+
+
+class Config(Strict):
+    """How long, how much at once, how fast, and how often to save."""
+
+    steps: int | None = Field(None, gt=0, description="optimizer steps; default: from epochs")
+    epochs: float = Field(1.0, gt=0, description="passes over the data when steps is not given")
+    batch_size: int = Field(16, gt=0, description="rows per optimizer step, over all processes")
+    micro_batch_size: int | None = Field(None, gt=0, description="rows per forward; default: batch_size")
+    lr: float | None = Field(None, gt=0, description="peak learning rate; default: the stage's own")
+    precision: Precision = "auto"
+    save_every: int = Field(200, gt=0, description="steps between checkpoints")
+    keep: int = Field(2, gt=0, description="checkpoints to keep")
+    eval_every: int = Field(100, gt=0, description="steps between held-out losses")
+    eval_rows: int = Field(64, gt=0, description="rows of held-out data per such loss")
+    optim: optim.Config = optim.Config()
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimizer step did; `loss` is the mean over its targets, in nats."""
+
+    number: int
+    steps: int
+    loss: float
+    lr: float
+    grad_norm: float
+    targets: int
+    tokens: int
+    seconds: float
+    memory_bytes: int
+    epoch: float
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Real tokens read per second."""
+        return self.tokens / self.seconds if self.seconds > 0 else 0.0
+
+
+class Trains(Protocol):
+    """The part of a stage that the loop uses."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The summed loss of a batch."""
+        ...
+
+
+def train(
+    stage: Trains, model: nn.Module, loader: Loader, config: Config, checkpoints: Path,
+    report: Callable[[str], None],
+) -> Iterator[Step]:  # fmt: skip
+    """Trains to the end, from the newest valid checkpoint if there is one.
+
+    Args:
+        config: complete: steps, lr and precision are set.
+        checkpoints: folder of this run's checkpoints; the run must be locked.
+        report: is told what the user should know (resumed from where, which checkpoint was bad).
+
+    Raises:
+        UserError: a step without a target, a loss or gradient that is not finite, a full disk.
+        Interrupted: after SIGINT or SIGTERM, everything saved.
+    """
+    assert config.steps and config.lr and config.precision != "auto"
+    device = next(model.parameters()).device
+    optimizers = optim.build(config.optim, config.lr, model)
+    done = _resume(model, optimizers, loader, checkpoints, report)
+
+    def save(step: int) -> None:
+        tensors = {"model": _weights(model), "optimizer": optimizers.state(), "random": randomness.tensors()}
+        state = {"read": loader.read, "random": randomness.state()}
+        checkpoint.save(checkpoints, checkpoint.Checkpoint(step, tensors, state), config.keep)
+
+    model.train()
+    with listening() as request:
+        while done < config.steps:
+            started = time.perf_counter()
+            batch = loader.next()
+            count = batch.count
+            if count == 0:
+                raise _problem("has nothing to train: every target is masked", done + 1, batch.rows)
+            total = 0.0
+            for micro in batch.split(config.micro_batch_size or config.batch_size):
+                with computing(config.precision, device):
+                    loss = stage.loss(model, micro.to(device))
+                value = float(loss.detach())
+                if not math.isfinite(value):
+                    raise _problem(f"has a loss of {value}", done + 1, micro.rows)
+                (loss / count).backward()
+                total += value
+            norm = _gradient_norm(model)
+            if not math.isfinite(norm):
+                raise _problem(f"has a gradient that is not finite in {_broken(model)}", done + 1, batch.rows)
+            if config.optim.clip:
+                _scale_gradients(model, min(1.0, config.optim.clip / (norm + 1e-6)))
+            share = optim.factor(config.optim, done, config.steps)
+            optimizers.step(share)
+            optimizers.zero_grad()
+            done += 1
+            try:
+                yield Step(
+                    number=done, steps=config.steps, loss=total / count, lr=config.lr * share, grad_norm=norm,
+                    targets=count, tokens=batch.tokens, seconds=time.perf_counter() - started,
+                    memory_bytes=peak_memory_bytes(), epoch=loader.epoch,
+                )  # fmt: skip
+            except GeneratorExit:
+                save(done)
+                raise
+            if request.number is not None or done % config.save_every == 0 or done == config.steps:
+                save(done)
+            if request.number is not None and done < config.steps:
+                raise Interrupted(request.number, done, str(checkpoints.parent))
+
+
+def _resume(
+    model: nn.Module, optimizers: optim.Optimizers, loader: Loader, folder: Path, report: Callable[[str], None]
+) -> int:
+    found, faults = checkpoint.newest(folder)
+    for fault in faults:
+        report(f"passed over a damaged checkpoint: {fault}")
+    if found is None:
+        return 0
+    model.load_state_dict(_with_tied(model, found.tensors["model"]))
+    optimizers.restore(found.tensors.get("optimizer", {}))
+    loader.read = found.state["read"]
+    randomness.restore(found.tensors["random"], found.state["random"])
+    report(f"resumed after step {found.step}")
+    return found.step
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    """Every weight once: tied names share storage, which safetensors refuses."""
+    seen: set[int] = set()
+    kept = {}
+    for name, tensor in model.state_dict().items():
+        if tensor.data_ptr() not in seen:
+            kept[name] = tensor
+            seen.add(tensor.data_ptr())
+    return kept
+
+
+def _with_tied(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`weights` with the names that were left out because they are tied to another."""
+    owner = {tensor.data_ptr(): name for name, tensor in model.state_dict().items() if name in weights}
+    return {name: weights[owner[tensor.data_ptr()]] for name, tensor in model.state_dict().items()}
+
+
+def _gradients(model: nn.Module) -> list[Tensor]:
+    return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+
+
+def _gradient_norm(model: nn.Module) -> float:
+    return float(torch.nn.utils.get_total_norm(_gradients(model)))
+
+
+def _scale_gradients(model: nn.Module, scale: float) -> None:
+    if scale < 1.0:
+        torch._foreach_mul_(_gradients(model), scale)
+
+
+def _broken(model: nn.Module) -> str:
+    names = [n for n, p in model.named_parameters() if p.grad is not None and not bool(p.grad.isfinite().all())]
+    return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
+
+
+def _problem(what: str, step: int, rows: list[str]) -> UserError:
+    shown = "; ".join(rows[:8]) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
+    return UserError(
+        f"step {step} {what}",
+        where=shown,
+        why="training on would write it into every weight; the last checkpoint is good",
+        fix="look at these rows; for a loss that is not finite also lower train.lr or use train.precision=fp32",
+    )

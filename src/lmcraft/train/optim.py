@@ -1,0 +1,160 @@
+"""Optimizers, parameter groups and learning-rate schedules.
+
+1. AdamW (Loshchilov and Hutter, arXiv 1711.05101): no weight decay on vectors (norms, biases) and embeddings.
+2. Muon (Jordan et al. 2024): the momentum of a hidden weight matrix is replaced by its nearest orthogonal matrix, by
+   five Newton-Schulz steps, scaled by max(1, rows/columns)^½. Embeddings, head and vectors stay with AdamW.
+   Matrices of one shape are orthogonalised together, in float32 where bfloat16 products are slow; that is why it is
+   written here although torch has a Muon, against which it is tested.
+3. A schedule is a pure function of step/steps, so it has no state to save.
+
+Proved by tests/unit/train/test_optim.py.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ..core.config import Strict
+
+
+class Config(Strict):
+    """Optimizer and schedule."""
+
+    kind: Literal["adamw", "muon"] = "muon"
+    matrix_lr_scale: float = Field(8.0, gt=0, description="Muon's learning rate as a multiple of lr")
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.1, ge=0)
+    momentum: float = Field(0.95, ge=0, lt=1, description="of Muon")
+    schedule: Literal["cosine", "linear", "trapezoid", "constant"] = "trapezoid"
+    warmup: float = Field(0.02, ge=0, le=1, description="share of the steps")
+    cooldown: float = Field(0.5, ge=0, le=1, description="share of the steps, for trapezoid")
+    final: float = Field(0.0, ge=0, le=1, description="last learning rate, as a share of the peak")
+    clip: float = Field(1.0, ge=0, description="largest gradient norm; 0 = no clipping")
+
+
+def factor(config: Config, step: int, steps: int) -> float:
+    """Share of the peak learning rate at `step` (from 0) of `steps`."""
+    warmup = config.warmup * steps
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if config.schedule == "constant":
+        return 1.0
+    start = (1 - config.cooldown) * steps if config.schedule == "trapezoid" else warmup
+    progress = min(1.0, max(0.0, (step - start) / max(1.0, steps - start)))
+    shape = 0.5 * (1 + math.cos(math.pi * progress)) if config.schedule == "cosine" else 1 - progress
+    return config.final + (1 - config.final) * shape
+
+
+def build(config: Config, lr: float, model: nn.Module) -> Optimizers:
+    """The optimizers of every parameter that is trained, with peak learning rate `lr`."""
+    lookups = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    if isinstance(head := getattr(model, "output", None), nn.Linear):
+        lookups.add(id(head.weight))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in trained if p.ndim == 2 and id(p) not in lookups]
+    others = [p for p in trained if p.ndim != 2 or id(p) in lookups]
+    parts: list[torch.optim.Optimizer] = []
+    groups = [{"params": others, "weight_decay": 0.0}]
+    if config.kind == "muon" and matrices:
+        parts.append(Muon(matrices, lr * config.matrix_lr_scale, config.momentum, config.weight_decay))
+    else:
+        groups.append({"params": matrices, "weight_decay": config.weight_decay})
+    groups = [group for group in groups if group["params"]]
+    if groups:
+        parts.append(torch.optim.AdamW(groups, lr=lr, betas=config.betas, eps=config.eps, fused=True))
+    return Optimizers(parts)
+
+
+class Optimizers:
+    """Several optimizers that step together; each keeps the ratio to its own peak learning rate."""
+
+    def __init__(self, parts: list[torch.optim.Optimizer]) -> None:
+        self.parts = parts
+        self.peaks = [[group["lr"] for group in part.param_groups] for part in parts]
+
+    def step(self, factor: float) -> None:
+        """One update at `factor` times the peak learning rates."""
+        for part, peaks in zip(self.parts, self.peaks, strict=True):
+            for group, peak in zip(part.param_groups, peaks, strict=True):
+                group["lr"] = peak * factor
+            part.step()
+
+    def zero_grad(self) -> None:
+        """Frees all gradients."""
+        for part in self.parts:
+            part.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Tensor]:
+        """All state as named tensors: part, parameter number, name."""
+        tensors = {}
+        for number, part in enumerate(self.parts):
+            for index, values in part.state_dict()["state"].items():
+                for name, value in values.items():
+                    tensors[f"{number}.{index}.{name}"] = torch.as_tensor(value)
+        return tensors
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Takes back what `state` gave."""
+        for number, part in enumerate(self.parts):
+            states: dict[int, dict[str, Any]] = {}
+            for key, tensor in tensors.items():
+                owner, index, name = key.split(".", 2)
+                if int(owner) == number:
+                    states.setdefault(int(index), {})[name] = tensor
+            part.load_state_dict({"state": states, "param_groups": part.state_dict()["param_groups"]})
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised (see the module's docstring); decoupled weight decay as in AdamW."""
+
+    def __init__(self, matrices: list[nn.Parameter], lr: float, momentum: float, weight_decay: float) -> None:
+        super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Updates every matrix that has a gradient."""
+        for group in self.param_groups:
+            shapes: dict[torch.Size, list[nn.Parameter]] = {}
+            for matrix in group["params"]:
+                if matrix.grad is not None:
+                    shapes.setdefault(matrix.shape, []).append(matrix)
+            for same in shapes.values():
+                self._update(same, group)
+
+    def _update(self, matrices: list[nn.Parameter], group: dict[str, Any]) -> None:
+        directions = []
+        for matrix in matrices:
+            state = self.state[matrix]
+            if "momentum" not in state:
+                state["momentum"] = torch.zeros_like(matrix)
+            state["momentum"].lerp_(matrix.grad, 1 - group["momentum"])
+            directions.append(matrix.grad.lerp(state["momentum"], group["momentum"]))
+        updates = orthogonal(torch.stack(directions))
+        rows, columns = matrices[0].shape
+        size = group["lr"] * max(1.0, rows / columns) ** 0.5
+        for matrix, update in zip(matrices, updates.unbind(), strict=True):
+            matrix.mul_(1 - group["lr"] * group["weight_decay"])
+            matrix.add_(update.to(matrix.dtype), alpha=-size)
+
+
+def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
+    """Roughly U·Vᵀ of each matrix [..., rows, columns] by a quintic Newton-Schulz iteration.
+
+    Singular values end between about 0.7 and 1.2; the coefficients are those of the Muon authors.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrices.to(torch.bfloat16) if matrices.is_cuda else matrices.float()
+    tall = x.shape[-2] > x.shape[-1]
+    if tall:
+        x = x.mT
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    for _ in range(steps):
+        square = x @ x.mT
+        x = a * x + (b * square + c * square @ square) @ x
+    return x.mT if tall else x
