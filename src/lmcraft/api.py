@@ -160,7 +160,8 @@ def _train(run: Run, work: _Work) -> Iterator[Step]:
                         work.stage, work.model, work.held, config.eval_rows, config.batch_size, config.precision
                     )
                 metrics.row(step.number, **row)
-                run.sync()
+                if step.number % config.save_every == 0:
+                    run.sync()
                 last = step
                 yield step
         finally:

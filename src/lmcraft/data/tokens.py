@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.disk import fsync, writing
 from .records import Where
 
 
@@ -67,7 +68,6 @@ def write(
     """
     if (directory / "meta.json").exists():
         return Tokens(directory)
-    directory.parent.mkdir(parents=True, exist_ok=True)
     kind = np.uint16 if vocab <= 1 << 16 else np.uint32
     ids: list[np.ndarray] = []
     trained: list[np.ndarray] = []
@@ -78,16 +78,32 @@ def write(
         trained.append(mask)
         lines.append(document.where.line)
         files.append(names.setdefault(str(document.where.file), len(names)))
-    lengths = np.array([len(part) for part in ids], dtype=np.int64)
-    temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
-    np.save(temporary / "tokens.npy", np.concatenate(ids) if ids else np.zeros(0, kind))
-    np.save(temporary / "trained.npy", np.concatenate(trained) if trained else np.zeros(0, bool))
-    np.save(temporary / "offsets.npy", np.concatenate(([0], np.cumsum(lengths))).astype(np.int64))
-    np.save(temporary / "lines.npy", np.array(lines, dtype=np.int64))
-    np.save(temporary / "files.npy", np.array(files, dtype=np.int32))
-    (temporary / "meta.json").write_text(json.dumps({**meta, "vocab": vocab, "files": list(names), "counts": dict(counts)}, indent=2))
-    try:
-        os.replace(temporary, directory)
-    except OSError:  # another process finished the same shard first
-        shutil.rmtree(temporary)
+    arrays = {
+        "tokens": np.concatenate(ids) if ids else np.zeros(0, kind),
+        "trained": np.concatenate(trained) if trained else np.zeros(0, bool),
+        "offsets": np.cumsum([0, *map(len, ids)], dtype=np.int64),
+        "lines": np.array(lines, dtype=np.int64),
+        "files": np.array(files, dtype=np.int32),
+    }
+    _put(directory, arrays, {**meta, "vocab": vocab, "files": list(names), "counts": dict(counts)})
     return Tokens(directory)
+
+
+def _put(directory: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+    """Writes a complete directory under a temporary name and renames it; after an error nothing is left."""
+    with writing(directory, bytes_needed=sum(array.nbytes for array in arrays.values())):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
+        try:
+            for name, array in arrays.items():
+                np.save(temporary / f"{name}.npy", array)
+            (temporary / "meta.json").write_text(json.dumps(meta, indent=2))
+            for file in (*temporary.iterdir(), temporary):
+                fsync(file)
+            try:
+                os.replace(temporary, directory)
+            except OSError:
+                if not (directory / "meta.json").exists():  # else another process finished the same shard first
+                    raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)

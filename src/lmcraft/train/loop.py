@@ -34,6 +34,7 @@ from ..data.batch import Batch
 from ..data.loader import Loader
 from . import checkpoint, optim, randomness
 from .interrupt import Interrupted, listening
+from .optim import Config as OptimConfig
 from .precision import Precision, computing
 
 
@@ -50,7 +51,7 @@ class Config(Strict):
     keep: int = Field(2, gt=0, description="checkpoints to keep")
     eval_every: int = Field(100, gt=0, description="steps between held-out losses")
     eval_rows: int = Field(64, gt=0, description="rows of held-out data per such loss")
-    optim: optim.Config = optim.Config()
+    optim: OptimConfig = OptimConfig()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,262 @@
+"""What every model must keep, whatever its architecture: memory, padding, packing, saving, gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from lmcraft.core import find
+from lmcraft.data.batch import IGNORE
+from lmcraft.models import model as models
+from lmcraft.models import weights
+from lmcraft.train.loss import summed_cross_entropy
+
+VOCAB = 61
+SMALL = {"vocab": VOCAB, "context": 48, "layers": 2, "width": 32, "heads": 4}
+VARIANTS = {
+    "decoder": {
+        "llama": {},
+        "grouped": {"kv_heads": 2, "tied": False},
+        "one-kv-head": {"kv_heads": 1, "head_width": 16},
+        "window": {"window": 5},
+        "window-grouped": {"window": 3, "kv_heads": 2},
+        "gpt2": {"positions": "learned", "norm": "layernorm", "mlp": "gelu", "bias": "all"},
+        "sinusoidal": {"positions": "sinusoidal", "mlp": "gelu", "tied": False, "dropout": 0.1},
+        "qwen2": {"bias": "qkv"},
+        "qwen3": {"qk_norm": True, "head_width": 16, "kv_heads": 2},
+    },
+    "rnn": {
+        "rnn": {"cell": "rnn"},
+        "lstm": {"cell": "lstm", "dropout": 0.1},
+        "rnn-plain": {"cell": "rnn", "residual": False, "tied": False},
+        "lstm-plain": {"cell": "lstm", "residual": False, "tied": False},
+    },
+}
+CASES = [
+    pytest.param(kind, settings, id=f"{kind}-{name}")
+    for kind in find.names("models")
+    for name, settings in VARIANTS.get(kind, {"default": {}}).items()
+]
+CLOSE = {"rtol": 1e-4, "atol": 2e-5}  # float32 sums in another order; logits here have a spread of about 1
+every_model = pytest.mark.parametrize("kind,settings", CASES)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+def build(kind: str, settings: dict) -> nn.Module:
+    """A tiny model with every parameter away from its initial constant."""
+    torch.manual_seed(0)
+    schema = find.module("models", kind).Config
+    config = schema(**{k: v for k, v in SMALL.items() if k in schema.model_fields} | settings)
+    model = models.build(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    return model
+
+
+def tokens(*shape: int, seed: int = 1) -> torch.Tensor:
+    return torch.randint(0, VOCAB, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def segments(*rows: list[int]) -> torch.Tensor:
+    return torch.tensor(rows)
+
+
+@torch.no_grad()
+def logits(model, tokens_BT, segments_BT=None, memory=None) -> torch.Tensor:
+    return model.head(model(tokens_BT, segments_BT, memory))
+
+
+@every_model
+@pytest.mark.parametrize("cuts", [[20], [1] * 20, [7, 1, 1, 4, 6, 1], [1, 19], [19, 1]], ids=str)
+def test_remembered_equals_recomputed(kind, settings, cuts):
+    """A difference would mean that generation continues another text than the one the model was given."""
+    model = build(kind, settings)
+    tokens_BT = tokens(3, 20)
+    memory = model.start(3, 20)
+    pieces = [logits(model, part, None, memory) for part in tokens_BT.split(cuts, dim=1)]
+    torch.testing.assert_close(torch.cat(pieces, dim=1), logits(model, tokens_BT), **CLOSE)
+
+
+@every_model
+def test_ragged_prompts_with_memory_equal_each_row_alone(kind, settings):
+    """A difference would mean that a request's answer depends on how long the other prompts of its batch are."""
+    model = build(kind, settings)
+    lengths, steps = [9, 1, 5, 12], 6
+    whole = [tokens(length + steps, seed=10 + length) for length in lengths]
+    prompts_BT = tokens(4, max(lengths), seed=99)  # what stands in the padding must not matter
+    segments_BT = torch.zeros_like(prompts_BT)
+    for b, length in enumerate(lengths):
+        prompts_BT[b, :length], segments_BT[b, :length] = whole[b][:length], 1
+    memory = model.start(4, max(lengths) + steps)
+    found = [logits(model, prompts_BT, segments_BT, memory)]
+    found += [
+        logits(model, torch.stack([w[n + t] for w, n in zip(whole, lengths, strict=True)])[:, None], None, memory)
+        for t in range(steps)
+    ]
+    for b, length in enumerate(lengths):
+        expected = logits(model, whole[b][None])[0]
+        torch.testing.assert_close(found[0][b, :length], expected[:length], **CLOSE)
+        torch.testing.assert_close(torch.cat([f[b] for f in found[1:]]), expected[length:], **CLOSE)
+
+
+@every_model
+def test_rows_that_are_kept_go_on_as_before(kind, settings):
+    """A difference would mean that a request changes its answer when another one of the batch ends."""
+    model = build(kind, settings)
+    lengths = [4, 11, 7]
+    whole = [tokens(length + 4, seed=20 + length) for length in lengths]
+    prompts_BT, segments_BT = torch.zeros(3, 11, dtype=torch.long), torch.zeros(3, 11, dtype=torch.long)
+    for b, length in enumerate(lengths):
+        prompts_BT[b, :length], segments_BT[b, :length] = whole[b][:length], 1
+    memory = model.start(3, 15)
+    logits(model, prompts_BT, segments_BT, memory)
+    alive = [0, 1, 2]
+    for t, keep in enumerate([[0, 1, 2], [2, 0], [0], [0]]):
+        memory.keep(keep)
+        alive = [alive[i] for i in keep]
+        step = torch.stack([whole[b][lengths[b] + t] for b in alive])[:, None]
+        found = logits(model, step, None, memory)
+        for row, b in enumerate(alive):
+            expected = logits(model, whole[b][None, : lengths[b] + t + 1])[0, -1]
+            torch.testing.assert_close(found[row, 0], expected, **CLOSE)
+
+
+@every_model
+def test_batch_equals_single_rows(kind, settings):
+    """A difference would mean that rows of a batch influence each other."""
+    model = build(kind, settings)
+    tokens_BT = tokens(5, 17)
+    single = torch.cat([logits(model, row[None]) for row in tokens_BT])
+    torch.testing.assert_close(logits(model, tokens_BT), single, **CLOSE)
+
+
+@every_model
+def test_no_segments_means_one_document(kind, settings):
+    """A difference would mean that training and scoring disagree about what a plain row is."""
+    model = build(kind, settings)
+    tokens_BT = tokens(2, 17)
+    torch.testing.assert_close(logits(model, tokens_BT, torch.ones_like(tokens_BT)), logits(model, tokens_BT), **CLOSE)
+
+
+@every_model
+def test_future_tokens_do_not_show(kind, settings):
+    """A difference would mean that the model is trained with the answer in sight."""
+    model = build(kind, settings)
+    tokens_BT = tokens(2, 20)
+    changed_BT = tokens_BT.clone()
+    changed_BT[:, 12:] = (changed_BT[:, 12:] + 1) % VOCAB
+    before, after = logits(model, tokens_BT), logits(model, changed_BT)
+    torch.testing.assert_close(after[:, :12], before[:, :12], **CLOSE)
+    assert (after[:, 12:] - before[:, 12:]).abs().max() > 0.01  # or the comparison would prove nothing
+
+
+@every_model
+@pytest.mark.parametrize(
+    "layout",
+    [[1] * 8 + [0] * 4, [0] * 4 + [1] * 8, [0, 0] + [1] * 5 + [0, 0] + [2] * 3, [1, 1, 0, 2, 2, 2, 0, 0, 3, 0, 4, 4]],
+    ids=["right", "left", "around", "between"],
+)
+def test_padding_has_no_effect(kind, settings, layout):
+    """A difference would mean that loss or text depends on how much padding a row happens to have."""
+    model = build(kind, settings)
+    segments_BT = segments(layout)
+    tokens_BT = tokens(1, len(layout))
+    other_BT = torch.where(segments_BT == 0, (tokens_BT + 7) % VOCAB, tokens_BT)
+    real_BT = segments_BT != 0
+    with_padding = logits(model, tokens_BT, segments_BT)
+    assert with_padding.isfinite().all()
+    torch.testing.assert_close(logits(model, other_BT, segments_BT)[real_BT], with_padding[real_BT], rtol=0, atol=0)
+    alone = [logits(model, tokens_BT[:, segments_BT[0] == n])[0] for n in sorted({*layout} - {0})]
+    torch.testing.assert_close(with_padding[real_BT], torch.cat(alone), **CLOSE)
+
+
+@every_model
+def test_documents_of_a_row_do_not_see_each_other(kind, settings):
+    """A difference would mean that packing changes what is learned (functionary#265: loss 37.6 instead of 44.1)."""
+    model = build(kind, settings)
+    layout = [1] * 6 + [2] * 1 + [3] * 9
+    segments_BT, tokens_BT = segments(layout, layout), tokens(2, 16)
+    packed = logits(model, tokens_BT, segments_BT)
+    for number in (1, 2, 3):
+        inside = segments_BT[0] == number
+        torch.testing.assert_close(packed[:, inside], logits(model, tokens_BT[:, inside]), **CLOSE)
+        changed_BT = torch.where(inside, (tokens_BT + 1) % VOCAB, tokens_BT)
+        after = logits(model, changed_BT, segments_BT)
+        assert torch.equal(after[:, ~inside], packed[:, ~inside])
+        assert (after[:, inside] - packed[:, inside]).abs().max() > 0.01
+
+
+@every_model
+def test_gradients_do_not_cross_documents(kind, settings):
+    """A gradient would mean that a document is trained by its neighbour's loss."""
+    model = build(kind, settings)
+    seen = []
+    hook = model.embedding.register_forward_hook(lambda m, i, o: (o.retain_grad(), seen.append(o))[-1])
+    hidden_BTD = model(tokens(1, 12), segments([1] * 7 + [2] * 5))
+    hook.remove()
+    hidden_BTD[:, 7:].square().sum().backward()
+    assert (seen[0].grad[:, :7] == 0).all()
+    assert (seen[0].grad[:, 7:].abs().sum(dim=-1) > 0).all()
+
+
+@every_model
+def test_saved_model_loads_with_equal_logits(kind, settings, tmp_path):
+    """A difference would mean that the model on disk is not the one that was trained."""
+    model = build(kind, settings)
+    tokens_BT = tokens(2, 16)
+    weights.save(model, tmp_path / "model")
+    back = weights.load(tmp_path / "model")
+    assert torch.equal(logits(back, tokens_BT), logits(model, tokens_BT))
+    assert back.config.tied == model.config.tied
+    assert models.count_parameters(back) == models.count_parameters(model)
+    assert (back.output.weight is back.embedding.weight) == model.config.tied
+    weights.save(back, tmp_path / "again")
+    for name in ("config.json", "model.safetensors"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "model" / name).read_bytes()
+
+
+@every_model
+def test_gradient_reaches_every_parameter(kind, settings):
+    """A parameter without gradient would be saved and counted, but never learn."""
+    model = build(kind, settings).train()
+    targets_BT = tokens(4, 20, seed=2)
+    targets_BT[:, :3] = IGNORE
+    summed_cross_entropy(model, model(tokens(4, 20)), targets_BT).backward()
+    # softmax does not see a bias of the keys unless rotation makes it depend on the position
+    blind = "attn.k.bias" if getattr(model.config, "positions", "") != "rotary" else "\0"
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 1e-4 or blind in name, name
+
+
+@every_model
+def test_dropout_acts_in_training_only(kind, settings):
+    """A difference in evaluation would make scores random; none in training would mean that dropout is ignored."""
+    model = build(kind, settings | {"dropout": 0.3})
+    tokens_BT = tokens(2, 16)
+    assert torch.equal(logits(model, tokens_BT), logits(model, tokens_BT))
+    model.train()
+    assert not torch.equal(logits(model, tokens_BT), logits(model, tokens_BT))
+
+
+@every_model
+def test_same_seed_gives_same_weights(kind, settings):
+    """A difference would mean that a run cannot be repeated."""
+    first, second = build(kind, settings), build(kind, settings)
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[name]), name
+
+
+@every_model
+def test_says_how_long_it_reads(kind, settings):
+    """Generation cuts at `max_length`; a wrong value would let it run past what the model has seen."""
+    model = build(kind, settings)
+    assert model.max_length in (None, 48)
+    longest_BT = tokens(1, model.max_length or 200)
+    assert logits(model, longest_BT).isfinite().all()

@@ -1,0 +1,151 @@
+"""From shards to batches: every row once an epoch, the same order for everybody, resumable to the row."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmcraft.data.batch import IGNORE, Batch
+from lmcraft.data.loader import Loader
+from lmcraft.data.records import Where
+from lmcraft.data.tokens import Document, write
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory):
+    """Twenty documents whose ids name their document: 100·d, 100·d + 1, …"""
+    documents = [
+        Document([100 * d + i for i in range(2 + d % 7)], [True] * (2 + d % 7), Where("rows.jsonl", d + 1))
+        for d in range(20)
+    ]
+    return write(tmp_path_factory.mktemp("loader") / "shard", documents, 5000, {}, Counter())
+
+
+def firsts(batch: Batch) -> list[int]:
+    return batch.tokens_BT[:, 0].tolist()
+
+
+def test_targets_are_the_next_ids(tokens):
+    """A shift would train the model to say the current or the second next token."""
+    batch = Loader(tokens, 12, 4, seed=0).next()
+    assert batch.tokens_BT.dtype == batch.targets_BT.dtype == batch.segments_BT.dtype == torch.int64
+    for tokens_T, targets_T, segments_T in zip(batch.tokens_BT, batch.targets_BT, batch.segments_BT, strict=True):
+        real_T = segments_T != 0
+        assert (targets_T[real_T] == tokens_T[real_T] + 1).all()
+        assert (targets_T[~real_T] == IGNORE).all()
+        documents = [int(t) // 100 for t in tokens_T[real_T]]
+        assert [documents.index(d) for d in documents] == [
+            segments_T[real_T].tolist().index(s) for s in segments_T[real_T].tolist()
+        ]
+
+
+def test_untrained_ids_are_no_targets(tmp_path):
+    """A failure would mean that prompts are trained."""
+    shard = write(tmp_path / "s", [Document([1, 2, 3, 4], [True, False, True, False], Where("x", 1))], 10, {}, Counter())
+    batch = Loader(shard, 5, 1, seed=0).next()
+    assert batch.targets_BT.tolist() == [[IGNORE, 3, IGNORE, IGNORE, IGNORE]]
+    assert batch.count == 1 and batch.tokens == 3
+
+
+@given(st.integers(1, 9), st.integers(0, 5))
+def test_every_row_once_an_epoch(tokens, batch_size, seed):
+    """A failure would mean that some rows are seen twice and others never."""
+    loader = Loader(tokens, 8, batch_size, seed, pack=False)
+    seen: list[int] = []
+    while len(seen) < 3 * len(loader.rows):
+        seen += firsts(loader.next())
+    for epoch in range(3):
+        part = seen[epoch * len(loader.rows) : (epoch + 1) * len(loader.rows)]
+        assert sorted(part) == [100 * d for d in range(20)]
+    assert seen[:20] != seen[20:40]  # each epoch has an order of its own
+
+
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_ranks_share_the_rows_of_one_process(tokens, world):
+    """A failure would mean that the result depends on the number of processes."""
+    one = Loader(tokens, 8, 12, seed=5)
+    ranks = [Loader(tokens, 8, 12, seed=5, rank=r, world=world) for r in range(world)]
+    for _ in range(4):
+        whole = firsts(one.next())
+        parts = [firsts(rank.next()) for rank in ranks]
+        assert [parts[i % world][i // world] for i in range(12)] == whole
+
+
+def test_resumes_to_the_row(tokens):
+    """A failure would mean that a resumed run skips or repeats rows (nanochat: "approximate resume")."""
+    loader = Loader(tokens, 8, 3, seed=2, pack=False)
+    batches = [loader.next() for _ in range(30)]
+    for done in range(30):
+        again = Loader(tokens, 8, 3, seed=2, pack=False)
+        again.read = 3 * done
+        assert torch.equal(again.next().tokens_BT, batches[done].tokens_BT)
+
+
+def test_global_random_state_is_neither_used_nor_changed(tokens):
+    """A failure would mean that a sampled word or a plug-in changes the order of the data."""
+    torch.manual_seed(1)
+    np.random.seed(1)
+    expected = torch.rand(3), np.random.rand(3)
+    torch.manual_seed(1)
+    np.random.seed(1)
+    loader = Loader(tokens, 8, 4, seed=0)
+    loader.next()
+    assert torch.equal(torch.rand(3), expected[0]) and (np.random.rand(3) == expected[1]).all()
+
+
+def test_other_seeds_give_other_orders(tokens):
+    """A failure would mean that repeating with another seed measures nothing."""
+    orders = {tuple(firsts(Loader(tokens, 8, 20, seed=seed, pack=False).next())) for seed in range(20)}
+    assert len(orders) == 20
+
+
+def test_rows_without_targets_are_left_out_and_counted(tmp_path):
+    """A failure would mean steps that train nothing, or rows that vanish unseen."""
+    documents = [
+        Document([1, 2, 3], [True, False, False], Where("x", 1)),  # the first id is never a target
+        Document([4, 5, 6], [False, True, True], Where("x", 2)),
+    ]
+    loader = Loader(write(tmp_path / "s", documents, 10, {}, Counter()), 2, 1, seed=0)
+    assert loader.fill.rows == 1 and loader.fill.rows_without_target == 1 and loader.fill.documents == 2
+    assert {loader.next().rows[0] for _ in range(5)} == {"x:2"}
+
+
+def test_fill_adds_up(tokens):
+    """A failure would mean that the report says something else than what is trained."""
+    loader = Loader(tokens, 8, 4, seed=0)
+    whole = loader.batch(list(range(len(loader.rows))))
+    assert loader.fill.tokens == whole.tokens and loader.fill.targets == whole.count
+    assert loader.fill.tokens + loader.fill.padding == whole.tokens_BT.numel()
+    assert Loader(tokens, 3, 4, seed=0).fill.cut_documents == int((tokens.lengths > 4).sum())
+
+
+def test_rows_name_their_documents(tokens):
+    """A failure would mean that an error message points at the wrong line."""
+    loader = Loader(tokens, 40, 2, seed=0)
+    batch = loader.next()
+    for row, tokens_T, segments_T in zip(batch.rows, batch.tokens_BT, batch.segments_BT, strict=True):
+        inside = dict.fromkeys(int(t) // 100 + 1 for t in tokens_T[segments_T != 0])
+        assert row == ", ".join(f"rows.jsonl:{line}" for line in inside)
+
+
+def test_fewer_rows_than_a_batch(tokens, tmp_path):
+    """A failure would mean that three examples cannot be trained on."""
+    shard = write(tmp_path / "s", [Document([1, 2], None, Where("x", 1))], 10, {}, Counter())
+    assert Loader(shard, 4, 16, seed=0).next().tokens_BT.shape == (16, 4)
+
+
+@given(st.integers(1, 20), st.integers(1, 20))
+def test_split_keeps_all_rows_in_order(rows, size):
+    """A failure would mean that micro-batches lose rows or their names."""
+    tensor = torch.arange(rows * 2).view(rows, 2)
+    batch = Batch(tensor, tensor, tensor, [str(r) for r in range(rows)])
+    parts = list(batch.split(size))
+    assert torch.equal(torch.cat([p.tokens_BT for p in parts]), tensor)
+    assert sum((p.rows for p in parts), []) == batch.rows
+    assert all(len(p.tokens_BT) <= size for p in parts)
+    assert sum(p.count for p in parts) == batch.count
