@@ -27,7 +27,7 @@ from .core import find
 from .core.device import device, home, keep_freed_memory, peak_memory_bytes
 from .core.errors import UserError
 from .core.log import Metrics, Progress, say
-from .core.run import Run, digest
+from .core.run import Run, digest, to_json
 from .data import dataset, tokens
 from .data.load import load as load_records
 from .data.loader import Loader
@@ -110,6 +110,7 @@ def train(
         _same(asked, stored, directory)
         say(f"{directory} is finished already; nothing to do")
         return
+    _refuse_at_once(directory)
     work = _prepare(asked, directory, stored)
     if stored is None:
         parents = [directory_of(asked.base)] if asked.base else []
@@ -119,6 +120,17 @@ def train(
         run = Run.open(directory)
     with run.lock():
         yield from _train(run, work)
+
+
+def _refuse_at_once(place: Path) -> None:
+    """Refuses, before data is read for minutes, a place where nothing can be written in the end."""
+    if Run.exists(place):
+        with Run.open(place).lock():
+            return
+    if place.is_dir():
+        Run(place).refuse_to_overwrite()
+    elif place.exists():
+        raise UserError("a file is in the way of the run's directory", where=str(place), fix="choose another --out")
 
 
 @dataclass(frozen=True)
@@ -148,8 +160,9 @@ def _train(run: Run, work: _Work) -> Iterator[Step]:
         if found is None:
             _sample(run, lm, work, step=0)
         last: Step | None = None
+        steps = loop.train(work.stage, work.model, work.loader, config, run.path / "checkpoints", say)
         try:
-            for step in loop.train(work.stage, work.model, work.loader, config, run.path / "checkpoints", say):
+            for step in steps:
                 row: dict[str, Any] = {
                     "loss": step.loss, "learning_rate": step.lr, "grad_norm": step.grad_norm, "targets": step.targets,
                     "tokens_per_second": round(step.tokens_per_s, 1), "memory_bytes": step.memory_bytes,
@@ -157,7 +170,8 @@ def _train(run: Run, work: _Work) -> Iterator[Step]:
                 }  # fmt: skip
                 if work.held is not None and (step.number % config.eval_every == 0 or step.number == step.steps):
                     row["eval_loss"] = held_out_loss(
-                        work.stage, work.model, work.held, config.eval_rows, config.batch_size, config.precision
+                        work.stage, work.model, work.held, config.eval_rows,
+                        config.micro_batch_size or config.batch_size, config.precision,
                     )
                 metrics.row(step.number, **row)
                 if step.number % config.save_every == 0:
@@ -165,6 +179,7 @@ def _train(run: Run, work: _Work) -> Iterator[Step]:
                 last = step
                 yield step
         finally:
+            steps.close()  # saves, if this generator was left in the middle
             seconds = before + time.perf_counter() - started
             if last is not None:
                 run.set_status("interrupted", step=last.number, seconds=seconds)
@@ -194,7 +209,8 @@ def _prepare(asked: Recipe, place: Path, stored: dict[str, Any] | None) -> _Work
         )
     width = asked.data.context or min(model.config.context, 1 << 16)
     if model.max_length is not None and width > model.max_length:
-        raise UserError(f"data.context is {width}, the model reads at most {model.max_length} tokens")
+        raise UserError(f"data.context is {width}, the model reads at most {model.max_length} tokens",
+                        where=asked.base, fix=f"leave data.context out, or at most {model.max_length}")  # fmt: skip
     counts: Counter = Counter()
     loaders = []
     for name, records in (("train", data.train), ("held out", data.held)):
@@ -228,7 +244,7 @@ def _tokenizer(asked: Recipe, base: Path | None, place: Path, data: dataset.Data
         return Tokenizer.load(asked.tokenizer.path)
     if base:
         return Tokenizer.load(base)
-    if (place / "tokenizer").is_dir():  # a run that is resumed has made its own
+    if (place / "tokenizer" / "tokenizer.json").is_file():  # a run that is resumed has made its own
         return Tokenizer.load(place / "tokenizer")
     say(f"training a tokenizer of {asked.tokenizer.vocab} tokens")
     return Tokenizer.train((text for r in data.train for _, text in parts(r)), asked.tokenizer.vocab)
@@ -297,9 +313,10 @@ def _sample(run: Run, lm: LanguageModel, work: _Work, step: int) -> None:
     else:
         ids = [lm.ids(prompt) for prompt in prompts]
     longest = (lm.model.max_length or 1 << 30) - 1
+    rows = [row for row in run.samples() if row["step"] != step]  # a run that was killed may have asked before
     for prompt, answer in zip(prompts, lm.engine.generate([i[:longest] for i in ids], settings), strict=True):
-        row = {"step": step, "prompt": prompt, "text": answer.text, "finish_reason": answer.finish_reason}
-        run.append_sample(row)
+        rows.append({"step": step, "prompt": prompt, "text": answer.text, "finish_reason": answer.finish_reason})
+    run.write_text("samples.jsonl", "".join(to_json(row) + "\n" for row in rows))
 
 
 def _questions(work: _Work) -> list[str]:
@@ -332,7 +349,7 @@ def _differences(asked: Any, stored: Any, name: str = "") -> Iterator[str]:
     if isinstance(asked, dict) and isinstance(stored, dict):
         for key in {**asked, **stored}:
             yield from _differences(asked.get(key), stored.get(key), f"{name}.{key}" if name else key)
-    elif asked != stored and asked is not None and asked != "auto":
+    elif asked != stored and asked not in (None, "auto") and (name, asked) != ("model.vocab", 0):
         yield f"{name}: {stored!r} there, {asked!r} asked for"
 
 

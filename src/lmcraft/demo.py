@@ -133,12 +133,13 @@ def _seconds_per_step(tokenizer: Tokenizer) -> float:
     """Median time of a few full training steps on random tokens."""
     device = torch.device("cpu")
     model = models.build(decoder.Config(**MODEL, vocab=tokenizer.size))
-    optimizers = optim.build(optim.Config(**OPTIM), PRETRAIN_LR, model)
+    numbers = precision.choose("auto", device)
+    products = torch.bfloat16 if numbers == "bf16" else torch.float32
+    optimizers = optim.build(optim.Config(**OPTIM), PRETRAIN_LR, model, products)
     tokens_BT = torch.randint(0, tokenizer.size, (BATCH_SIZE, CONTEXT))
     segments_BT = torch.ones_like(tokens_BT)
     segments_BT[:, CONTEXT // 2 :] = 2
     batch = Batch(tokens_BT, tokens_BT, segments_BT)
-    numbers = precision.choose("auto", device)
     times = []
     for _ in range(7):
         started = time.perf_counter()

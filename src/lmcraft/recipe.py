@@ -3,7 +3,7 @@
 1. The keys are: stage, base, model, tokenizer, template, data, train, sample, out, seed. The Config of a stage or a
    model stands in its own file; this file only joins them.
 2. Short forms: `stage=sft`, `data=FILE`, `model=tiny` and `tokenizer=PATH` stand for `stage.kind`, `data.files`,
-   `model.preset` and `tokenizer.path`.
+   `model.preset` and `tokenizer.path`, so `data.context=512` or `model.context=512` can be given beside them.
 
 Proved by tests/unit/test_recipe.py.
 """
@@ -20,10 +20,12 @@ from .core import config as configs
 from .core import find
 from .core.config import Document, Strict
 from .core.errors import UserError
+from .core.run import Run
 from .data import dataset
 from .train import loop
 
-SHORT = {"stage": "kind", "model": "preset", "tokenizer": "path"}
+DATA_FILES = (".txt", ".jsonl", ".csv", ".tsv", ".parquet", ".gz")
+SHORT = {"stage": "kind", "data": "files", "model": "preset", "tokenizer": "path"}
 
 
 class TokenizerConfig(Strict):
@@ -53,7 +55,7 @@ class Recipe(Strict):
     train: loop.Config = loop.Config()
     sample: SampleConfig = SampleConfig()
     out: str | None = Field(None, description="directory of the run; default: runs/<stage>-<number>")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
 
 
 def read(source: str | Path | None, overrides: Sequence[str] = ()) -> Recipe:
@@ -63,20 +65,45 @@ def read(source: str | Path | None, overrides: Sequence[str] = ()) -> Recipe:
         UserError: listing every mistake with its file and line or argument.
     """
     if source is not None and str(source) in find.names("stages"):
-        document = configs.read(None, [f"stage={source}", *overrides])
+        document = Document("arguments", {"stage": {"kind": str(source)}}, {(): "arguments"})
     elif source is not None and not Path(source).exists() and not str(source).endswith((".yaml", ".yml")):
         find.module("stages", str(source))  # says which stages there are
         raise AssertionError("a name that is no stage was accepted")
     else:
-        document = configs.read(source, overrides)
+        _refuse_other_things(source)
+        document = configs.read(source)
+    for key, inner in SHORT.items():
+        value = document.value.get(key)
+        if isinstance(value, str) or (key == "data" and isinstance(value, list)):
+            document.value[key] = {inner: value}
+            document.places[(key, inner)] = document.where((key,))
+    for argument in overrides:
+        configs.override(document, _long(argument))
     return configs.validate(_schema(document), document)
+
+
+def _refuse_other_things(source: str | Path | None) -> None:
+    """Data or a run in the place of the config: says what was probably meant."""
+    path = Path(source or "")
+    if source and path.suffix in DATA_FILES:
+        raise UserError("this is a data file; the first argument is a YAML file or a stage", where=str(source),
+                        fix=f"for example: lmcraft train pretrain data={source}")  # fmt: skip
+    if source and Run.exists(path):
+        raise UserError(
+            "this is a run; the first argument is a YAML file or a stage", where=str(source),
+            fix=f"lmcraft train {path / 'config.yaml'} goes on with it; base={source} starts from it",
+        )  # fmt: skip
+
+
+def _long(argument: str) -> str:
+    """An argument with its short form written out, so that it changes one setting of its group and not all."""
+    key, equals, value = argument.partition("=")
+    short = key.strip() in SHORT and equals and not value.lstrip().startswith("{")
+    return f"{key.strip()}.{SHORT[key.strip()]}={value}" if short else argument
 
 
 def _schema(document: Document) -> type[Recipe]:
     value = document.value
-    for key, inner in SHORT.items():
-        if isinstance(value.get(key), str):
-            value[key] = {inner: value[key]}
     stage = value.get("stage")
     if not isinstance(stage, dict) or not isinstance(stage.get("kind"), str):
         raise UserError(

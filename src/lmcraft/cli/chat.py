@@ -5,12 +5,12 @@ Proved by tests/cli/test_life.py.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..core.errors import UserError
 from ..core.log import say
 from . import settings as s
 from .output import emit
@@ -52,7 +52,7 @@ def command(
     if message is None and not as_json:
         _converse(lm, start, sampling)
         return
-    text = sys.stdin.read() if message is None or message == "-" else message
+    text = s.text(message)
     answer = lm.engine.generate([lm.prompt([*start, {"role": "user", "content": text}])], sampling)[0]
     emit({"model": model, "message": text, **asdict(answer)}, as_json, answer.text)
 
@@ -64,7 +64,7 @@ def _converse(lm: LanguageModel, start: Messages, sampling: Sampling) -> None:
         try:
             text = input("> ").strip()
         except (EOFError, KeyboardInterrupt):
-            print(file=sys.stderr)
+            say()
             return
         if text in ("/exit", "/quit"):
             return
@@ -79,7 +79,12 @@ def _converse(lm: LanguageModel, start: Messages, sampling: Sampling) -> None:
         if dropped:
             say(f"the model reads {lm.model.max_length} tokens; the oldest {dropped} messages are forgotten")
             del messages[len(start) : len(start) + dropped]
-        answer = _answer(lm, ids, sampling)
+        try:
+            answer = _answer(lm, ids, sampling)
+        except UserError as error:  # one message is too long: the conversation goes on without it
+            say(f"error: {error}")
+            messages.pop()
+            continue
         messages.append({"role": "assistant", "content": answer})
         sampling = sampling.model_copy(update={"seed": sampling.seed + 1})
 

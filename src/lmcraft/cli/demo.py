@@ -10,16 +10,18 @@ from typing import Annotated, Any
 
 import typer
 
+from ..core.errors import UserError
 from ..core.log import say
-from ..data import store
-from . import pull
+from ..data import catalog, fetch, store
+from .follow import follow
 from .output import emit, table
-from .train import follow
 
 
 def command(
     out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("runs/demo"),
-    data: Annotated[str, typer.Option(help="A file of conversations, or a name that `lmcraft pull` knows.")] = "chitchat",
+    data: Annotated[
+        str, typer.Option(help="A file of conversations, or a name that `lmcraft pull` knows.")
+    ] = "chitchat",
     minutes: Annotated[float, typer.Option(min=0.1, help="About how long it may take on this machine.")] = 9.0,
     steps: Annotated[
         str | None, typer.Option(help="PRETRAIN,SFT: steps of the two stages, instead of a time.")
@@ -31,16 +33,24 @@ def command(
     Real conversations are fetched, a tokenizer and a model are trained from nothing, the model is tuned to chat, both
     are measured, and a page tells the story.
     """
-    if data == "chitchat" and not store.has(data):
-        pull.fetch(data)
+    numbers = None if steps is None else _numbers(steps)
+    entry = catalog.ENTRIES.get(data)
+    if entry is not None and entry.kind == "data" and not store.has(data):
+        say(f"fetching {data} ({entry.licence}): {entry.what}")
+        fetch.pull(entry)
     from .. import demo
 
-    given = None
-    if steps:
-        pretrain, _, sft = steps.partition(",")
-        given = demo.Steps(int(pretrain), int(sft or pretrain))
+    given = None if numbers is None else demo.Steps(*numbers)
     summary = demo.run(out, data, minutes, given, follow)
     emit(summary, as_json, lambda: _tell(summary, out))
+
+
+def _numbers(steps: str) -> tuple[int, int]:
+    """The two numbers of `--steps`."""
+    words = [word.strip() for word in steps.split(",")]
+    if len(words) != 2 or not all(word.isdecimal() and 0 < int(word) < 10**9 for word in words):
+        raise UserError(f"{steps!r} is not two numbers of steps", where="option --steps", fix="for example --steps 300,100")
+    return int(words[0]), int(words[1])
 
 
 def _tell(summary: dict[str, Any], out: Path) -> None:

@@ -5,7 +5,6 @@ Proved by tests/cli/test_life.py.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from typing import Annotated
 
@@ -35,7 +34,7 @@ def command(
 
     The text goes to the model as it is, without a conversation template: what a base model is for.
     """
-    text = sys.stdin.read() if prompt is None or prompt == "-" else prompt
+    text = s.text(prompt)
     shared = {
         "max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
         "repetition_penalty": repetition_penalty, "stop": stop or [],
@@ -50,9 +49,10 @@ def command(
     if not ids:
         raise UserError("there is nothing to continue", fix='give a text: lmcraft generate MODEL "Once upon a time"')
     if number == 1 and not as_json:
-        print(text, end="", flush=True)
+        before = text  # printed with the first piece, when nothing can be wrong with the prompt any more
         for piece in lm.stream(ids, samplings[0]):
-            print(piece.text, end="", flush=True)
+            print(before + piece.text, end="", flush=True)
+            before = ""
         print()
         return
     answers = lm.engine.generate([ids] * number, samplings)

@@ -134,7 +134,7 @@ def _tell(error: UserError, as_json: bool) -> int:
         print(to_json({"error": {part: getattr(error, part) for part in ("what", "where", "why", "fix")}}))
     else:
         print(f"error: {error}", file=sys.stderr)
-    return UserError.exit_code
+    return error.exit_code
 
 
 def _usage(error: typer.TyperException) -> UserError:

@@ -5,17 +5,14 @@ Proved by tests/cli/test_life.py and tests/cli/test_bad_input.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from ..core.errors import UserError
-from ..core.log import Progress, say
+from ..core.log import say
+from .follow import follow
 from .output import emit
-
-if TYPE_CHECKING:
-    from ..train.loop import Step
 
 
 def command(
@@ -27,12 +24,14 @@ def command(
     seed: Annotated[int | None, typer.Option(help="Of everything random; the same as seed=N.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Train a model: `lmcraft train pretrain data=book.txt --out runs/book`, `lmcraft train sft base=runs/book data=chats.jsonl`.
+    """Train a model: `lmcraft train pretrain data=book.txt --out runs/book`.
 
+    Then tune it to chat: `lmcraft train sft base=runs/book data=chats.jsonl --out runs/chat`.
     Every setting has a default; the complete config is written to the run. Stopped by Ctrl-C or killed? The same
     command with the same --out goes on where it was, with the same result.
     """
     from .. import api, recipe
+    from ..train.interrupt import Interrupted
 
     settings = [*(overrides or []), *([] if seed is None else [f"seed={seed}"])]
     if "=" in source:
@@ -40,31 +39,16 @@ def command(
                         fix=f"for example: lmcraft train pretrain {source}")  # fmt: skip
     asked = recipe.read(source, settings)
     place = api.place(asked, out)
-    last = follow(api.train(asked, out=place), asked.stage.kind)
-    run = api.Run.open(place)
-    state = run.state
-    result = {"run": str(place), "report": str(place / "report.html"), **state, "loss": last.loss if last else None}
-    emit(result, as_json, lambda: _tell(result, asked.stage.kind))
-
-
-def follow(steps: Iterable[Step], label: str) -> Step | None:
-    """Runs training to its end with a progress line; the last step."""
-    last = None
-    progress: Progress | None = None
     try:
-        for step in steps:
-            if progress is None:
-                progress = Progress(step.steps, "steps", label, start=step.number - 1)
-                progress.__enter__()
-            progress.update(
-                step.number, loss=step.loss, lr=step.lr, **{"tok/s": round(step.tokens_per_s)},
-                memory=f"{step.memory_bytes / 1e9:.2f} GB",
-            )  # fmt: skip
-            last = step
-    finally:
-        if progress is not None:
-            progress.__exit__(None, None, None)
-    return last
+        follow(api.train(asked, out=place), asked.stage.kind)
+    except Interrupted as stopped:
+        stopped.fix = f"lmcraft train {place / 'config.yaml'} goes on"
+        raise
+    run = api.Run.open(place)
+    rows = run.metrics()
+    loss = rows[-1]["loss"] if rows else None
+    result = {"run": str(place), "report": str(place / "report.html"), **run.state, "loss": loss}
+    emit(result, as_json, lambda: _tell(result, asked.stage.kind))
 
 
 def _tell(result: dict[str, Any], stage: str) -> None:

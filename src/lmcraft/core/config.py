@@ -103,7 +103,7 @@ def read(path: Path | str | None, overrides: Sequence[str] = ()) -> Document:
     """
     document = Document("arguments") if path is None else parse(_text(Path(path)), str(path))
     for argument in overrides:
-        _override(document, argument)
+        override(document, argument)
     return document
 
 
@@ -261,8 +261,8 @@ class _Reader:
         self.document.mistakes.append(Mistake(self._place(event), _dotted(loc), what))
 
 
-def _override(document: Document, argument: str) -> None:
-    """Sets `a.b.c` of the document to the value of one `a.b.c=value` argument."""
+def override(document: Document, argument: str) -> None:
+    """Sets `a.b.c` of the document to the value of one `a.b.c=value` argument; a wrong one is noted in `mistakes`."""
     place = f"argument {argument!r}"
     key, equals, text = argument.partition("=")
     parts = key.strip().split(".")

@@ -107,7 +107,7 @@ class Run:
         with writing(run.path):
             run.path.mkdir(parents=True, exist_ok=True)
         with run.lock():
-            run._refuse_to_overwrite()
+            run.refuse_to_overwrite()
             run.write_text("config.yaml", config_text)
             run.set_status("running", step=0)
             origin = {
@@ -237,7 +237,8 @@ class Run:
                 with writing(file):
                     fsync(file)
 
-    def _refuse_to_overwrite(self) -> None:
+    def refuse_to_overwrite(self) -> None:
+        """Raises a UserError if something is here already that is not a half-made run."""
         if self.exists(self.path):
             raise UserError("there is a run here already", where=str(self.path), fix="choose another --out")
         strangers = sorted({entry.name for entry in self.path.iterdir()} - _MADE_BY_CREATE)

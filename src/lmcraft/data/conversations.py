@@ -61,7 +61,7 @@ def _message(item: Any, number: int, column: str) -> Message:
     if role is None:
         raise Wrong(f"{place} has no role")
     if not isinstance(role, str) or role.lower() not in ROLES:
-        raise Wrong(f"{place} has the unknown role {role!r}; known are {', '.join(ROLES)}")
+        raise Wrong(f"{place} has the unknown role {str(role)[:40]!r}; known are {', '.join(ROLES)}")
     if content is None and item.get("tool_calls"):
         raise Wrong(f"{place} holds tool calls; only text can be trained on")
     if not isinstance(content, str):

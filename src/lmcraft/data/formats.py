@@ -27,6 +27,7 @@ Proved by tests/unit/data/test_formats.py.
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -52,6 +53,7 @@ from lmcraft.data.records import (
     Where,
 )
 
+_LONGEST_REASON = 400  # characters of a message, whatever the row holds
 _COMPLETIONS = ("completion", "response")
 _VERDICTS = ("label", "kto_tag")
 _TAGS = ("tags", "ner_tags", "pos_tags")
@@ -68,7 +70,7 @@ def shape(rows: Sequence[Row]) -> str:
     found = Counter(name for row in rows if (name := _shape(row.value)))
     if found:
         return found.most_common(1)[0][0]
-    columns = ", ".join(rows[0].value) or "none"
+    columns = textwrap.shorten(", ".join(rows[0].value), _LONGEST_REASON, placeholder=" …") or "none"
     raise UserError(
         "cannot tell what the rows are for",
         where=str(rows[0].where),
@@ -82,7 +84,7 @@ def record(row: Row, shape: str) -> Record | Problem:
     try:
         made = _MAKERS[shape](row.value, row.where)
     except Wrong as wrong:
-        return Problem(row.where, str(wrong))
+        return Problem(row.where, textwrap.shorten(str(wrong), _LONGEST_REASON, placeholder=" …"))
     except KeyError as missing:
         return Problem(row.where, f"the column {missing.args[0]!r} is missing ({shape} rows)")
     return made

@@ -181,6 +181,12 @@ class Engine:
         if any(not context for context, _ in pairs):
             raise UserError("cannot score a text without anything before it", fix="begin with the bos token")
         whole = [[*context, *continuation] for context, continuation in pairs]
+        longest = self.model.max_length
+        if longest is not None and max(map(len, whole)) - 1 > longest:
+            raise UserError(
+                f"a text of {max(map(len, whole))} tokens is too long to score",
+                why=f"the model reads at most {longest} tokens", fix="score it in windows, as `perplexity` does",
+            )  # fmt: skip
         tokens_BT, segments_BT = _padded([ids[:-1] for ids in whole], self.device)
         hidden_BTD = self.model(tokens_BT, segments_BT)
         for b, (context, continuation) in enumerate(pairs):

@@ -34,7 +34,7 @@ class Sampling(Strict):
     repetition_penalty: float = Field(1.0, gt=0, le=100)
     max_new_tokens: int = Field(128, gt=0, le=1_000_000)
     stop: tuple[str, ...] = ()
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**64)
 
     @model_validator(mode="after")
     def _finite(self) -> Self:
@@ -59,7 +59,9 @@ def choose(logits_V: Tensor, seen: set[int], sampling: Sampling, draw: np.random
     if sampling.temperature == 0:
         return int(logits_V.argmax())
     order_V = torch.argsort(logits_V, descending=True, stable=True)
-    probabilities_V = torch.softmax(logits_V[order_V] / sampling.temperature, dim=-1)
+    sorted_V = logits_V[order_V]
+    # the difference first: dividing by a tiny temperature would overflow, and infinity minus infinity is no number
+    probabilities_V = torch.softmax((sorted_V - sorted_V[0]) / sampling.temperature, dim=-1)
     kept = _kept(probabilities_V, sampling)
     cumulative_V = probabilities_V[:kept].cumsum(dim=-1)
     place = int(torch.searchsorted(cumulative_V, draw.random() * float(cumulative_V[-1]), right=True))

@@ -27,14 +27,14 @@ from ..layers.mlp import MLP
 from ..layers.norm import norm
 from ..layers.positions import sinusoids
 from .model import init_linear
-from .presets import fill
+from .presets import Preset, fill
 
 
 class Config(Strict):
     """A decoder-only Transformer."""
 
     kind: Literal["decoder"] = "decoder"
-    preset: str | None = Field(None, description="sizes by one word: nano, tiny, small, base")
+    preset: Preset | None = Field(None, description="sizes by one word: nano, tiny, small, base")
     vocab: int | None = Field(None, gt=0, description="vocabulary size; default: the tokenizer's")
     context: int = Field(256, gt=0, description="longest sequence in tokens")
     layers: int = Field(4, gt=0)
@@ -61,14 +61,14 @@ class Config(Strict):
 
     @model_validator(mode="after")
     def _complete(self) -> Config:
+        if self.head_width is None and self.width % self.heads:
+            raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
         head_width = self.head_width or self.width // self.heads
         mlp_width = self.mlp_width or (4 * self.width if self.mlp == "gelu" else -(-8 * self.width // 3 // 32) * 32)
         for name, value in (
             ("kv_heads", self.kv_heads or self.heads), ("head_width", head_width), ("mlp_width", mlp_width)
         ):  # fmt: skip
             object.__setattr__(self, name, value)
-        if self.head_width is None and self.width % self.heads:
-            raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
         if self.kv_heads and self.heads % self.kv_heads:
             raise ValueError(f"heads {self.heads} is not divisible by kv_heads {self.kv_heads}")
         if self.positions == "rotary" and head_width % 2:

@@ -7,8 +7,9 @@ Proved by tests/unit/models/test_presets.py.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
+Preset = Literal["nano", "tiny", "small", "base"]
 PRESETS: dict[str, dict[str, dict[str, int]]] = {
     "decoder": {
         "nano": {"layers": 2, "width": 64, "heads": 2},
@@ -26,10 +27,6 @@ PRESETS: dict[str, dict[str, dict[str, int]]] = {
 
 
 def fill(kind: str, values: Any) -> Any:
-    """`values` with the sizes of its preset where it does not give its own."""
-    if not isinstance(values, dict) or not values.get("preset"):
-        return values
-    table = PRESETS[kind]
-    if values["preset"] not in table:
-        raise ValueError(f"preset {values['preset']!r} is not one of {', '.join(table)}")
-    return {**table[values["preset"]], **values}
+    """`values` with the sizes of its preset where it does not give its own; an unknown one is left for `Preset`."""
+    sizes = PRESETS[kind].get(str(values.get("preset"))) if isinstance(values, dict) else None
+    return {**sizes, **values} if sizes else values

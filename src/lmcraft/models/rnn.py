@@ -21,14 +21,14 @@ from ..core.config import Strict
 from ..layers.memory import State
 from ..layers.norm import RMSNorm
 from ..layers.recurrent import Recurrent
-from .presets import fill
+from .presets import Preset, fill
 
 
 class Config(Strict):
     """A recurrent language model."""
 
     kind: Literal["rnn"] = "rnn"
-    preset: str | None = Field(None, description="sizes by one word: nano, tiny, small, base")
+    preset: Preset | None = Field(None, description="sizes by one word: nano, tiny, small, base")
     cell: Literal["rnn", "lstm"] = "lstm"
     vocab: int | None = Field(None, gt=0, description="vocabulary size; default: the tokenizer's")
     context: int = Field(256, gt=0, description="longest training sequence; the state has no limit of its own")

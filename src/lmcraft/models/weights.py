@@ -58,19 +58,17 @@ def load(directory: Path) -> nn.Module:
     file = directory / "config.json"
     if not file.is_file():
         raise UserError("this is not a model directory", where=str(directory), why="it has no config.json")
+    public = read_json(file)
     try:
-        public = read_json(file)
-    except ValueError as error:
-        raise UserError(f"config.json is not valid JSON: {error}", where=str(file)) from error
-    if public.get("model_type") == NATIVE:
-        config = find.module("models", public["lmcraft"]["kind"]).Config(**public["lmcraft"])
         table = None
-    else:
-        try:
+        if public.get("model_type") == NATIVE:
+            config = find.module("models", public["lmcraft"]["kind"]).Config(**public["lmcraft"])
+        else:
             family, config = families.from_public(public, str(file))
-        except (KeyError, TypeError) as error:
-            raise UserError(f"config.json lacks or garbles a setting: {error}", where=str(file)) from error
-        table = list(families.links(family, config))
+            table = list(families.links(family, config))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        why = " ".join(str(error).split()).partition(" For further information")[0]  # pydantic's
+        raise UserError("config.json lacks or garbles a setting", where=str(file), why=why) from error
     with torch.device("meta"):
         model = build(config)
     model.to_empty(device="cpu")

@@ -22,7 +22,7 @@ from .statistics import Statistics, statistics
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: its own page, its curve, its data, and its cells of the table in the order of `COLUMNS`."""
+    """One stage: its own page, its curve, its data, and its cells of the table in the order of `QUANTITIES`."""
 
     name: str
     title: str
@@ -43,26 +43,27 @@ class Bars:
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column of the table: key in the summary, heading, and how a value is written."""
+class Quantity:
+    """A row of the table: key in the summary, heading, and how a value is written."""
 
     key: str
     heading: str
     write: Callable[[Any], str]
 
 
-COLUMNS = (
-    Column("seconds", "time", words.duration),
-    Column("tokens", "trained tokens", words.short),
-    Column("parameters", "parameters", words.short),
-    Column("loss", "loss, nats per token", words.nats),
-    Column("bits_per_byte", "bits per byte, held out", words.nats),
-    Column("share_stopped", "answers that end by themselves", lambda value: words.share(value, 1)),
-    Column("peak_memory_bytes", "peak memory", words.size),
+QUANTITIES = (
+    Quantity("seconds", "time", words.duration),
+    Quantity("tokens", "trained tokens", words.short),
+    Quantity("parameters", "parameters", words.short),
+    Quantity("loss", "training loss", words.nats),
+    Quantity("eval_loss", "held-out loss", words.nats),
+    Quantity("bits_per_byte", "bits per byte, held out", words.nats),
+    Quantity("share_stopped", "answers that end by themselves", lambda value: words.share(value, 1)),
+    Quantity("peak_memory_bytes", "peak memory", words.size),
 )
 DRAWN = {
     "seconds": "how long each stage took",
-    "bits_per_byte": "on held-out data; less is better, and tokenizers do not matter",
+    "bits_per_byte": "less is better, and the tokenizer does not matter",
     "share_stopped": "the model says itself that its turn is over",
 }
 
@@ -78,13 +79,17 @@ def story(directory: Path, summary: dict[str, Any], runs: Sequence[Run]) -> dict
     return {
         "name": directory.resolve().name,
         "stages": [_stage(directory, name, v, found.get(name)) for name, v in values.items()],
-        "columns": [column.heading for column in COLUMNS],
-        "bars": [drawn for column in COLUMNS if column.key in DRAWN and (drawn := _bars(column, values))],
+        "headings": [quantity.heading for quantity in QUANTITIES],
+        "notes": _notes(values),
+        "bars": [
+            drawn for quantity in QUANTITIES if quantity.key in DRAWN and (drawn := _bars(quantity, values))
+        ],
         "chats": chats,
-        "sampling": samples.settings(tuned) if tuned else "",
         "preview": tokens.rows(tuned.data.get("preview")) if tuned else [],
         "command": _command(directory, summary, tuned),
-        "time": words.duration(whole if whole is not None else sum(seconds)) if seconds or whole is not None else "",
+        "time": words.duration(whole if whole is not None else sum(seconds))
+        if seconds or whole is not None
+        else "",
         "problems": [f"{name}/{problem}" for name, facts in found.items() for problem in facts.problems],
     }
 
@@ -99,15 +104,16 @@ def _values(summary: dict[str, Any], found: dict[str, Facts]) -> dict[str, dict[
 
 
 def _measured(facts: Facts) -> dict[str, Any]:
-    losses = facts.column("eval_loss") or facts.column("loss")
+    losses, held = facts.column("loss"), facts.column("eval_loss")
     return {
         "seconds": facts.state.get("seconds"), "tokens": facts.tokens_trained, "parameters": facts.state.get("parameters"),
-        "loss": losses[-1] if losses else None, "peak_memory_bytes": stories.peak_memory_bytes(facts),
+        "loss": losses[-1] if losses else None, "eval_loss": held[-1] if held else None,
+        "peak_memory_bytes": stories.peak_memory_bytes(facts),
     }  # fmt: skip
 
 
 def _stage(directory: Path, name: str, values: dict[str, Any], facts: Facts | None) -> Stage:
-    cells = [column.write(values.get(column.key)) for column in COLUMNS]
+    cells = [quantity.write(values.get(quantity.key)) for quantity in QUANTITIES]
     if facts is None:
         return Stage(name, name, None, [], cells, None, None)
     beside = facts.run.path.resolve().parent == directory.resolve()
@@ -123,13 +129,44 @@ def _id(name: str) -> str:
     return "".join(c if c.isascii() and c.isalnum() else "-" for c in name)
 
 
-def _bars(column: Column, values: dict[str, dict[str, Any]]) -> Bars | None:
-    known = {name: n for name, v in values.items() if (n := words.number(v.get(column.key))) is not None and n >= 0}
-    if not known:
+def _scored(values: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+    """What the bits per byte are of, and the stages that it is said of."""
+    found: dict[str, list[str]] = {}
+    for name, value in values.items():
+        if value.get("bits_per_byte") is not None and value.get("bits_per_byte_of"):
+            found.setdefault(str(value["bits_per_byte_of"]), []).append(name)
+    return found
+
+
+def _notes(values: dict[str, dict[str, Any]]) -> list[str]:
+    """What a reader must know before comparing the rows of the table."""
+    notes = []
+    if len(values) > 1:
+        notes.append(
+            "Losses are in nats per token, of the tokens that a stage trains: all of them in pre-training, only the "
+            "answers in fine-tuning. So they cannot be compared across stages."
+        )
+    scored = _scored(values)
+    if scored:
+        said = "; ".join(f"{', '.join(names)}: {what}" for what, names in scored.items())
+        apart = (
+            " They are not of the same bytes, so they cannot be compared either." if len(scored) > 1 else ""
+        )
+        notes.append(f"Bits per byte are of held-out text ({said}).{apart}")
+    return notes
+
+
+def _bars(quantity: Quantity, values: dict[str, dict[str, Any]]) -> Bars | None:
+    known = {
+        name: n
+        for name, v in values.items()
+        if (n := words.number(v.get(quantity.key))) is not None and n >= 0
+    }
+    if not known or (quantity.key == "bits_per_byte" and len(_scored(values)) > 1):  # bars invite to compare
         return None
-    longest = 1.0 if column.key == "share_stopped" else max(known.values()) or 1.0
-    bars = [(name, column.write(n), round(100 * min(1.0, n / longest), 2)) for name, n in known.items()]
-    return Bars(column.heading, DRAWN[column.key], bars)
+    longest = 1.0 if quantity.key == "share_stopped" else max(known.values()) or 1.0
+    bars = [(name, quantity.write(n), round(100 * min(1.0, n / longest), 2)) for name, n in known.items()]
+    return Bars(quantity.heading, DRAWN[quantity.key], bars)
 
 
 def _chats(summary: dict[str, Any]) -> list[samples.Sample]:
@@ -138,7 +175,8 @@ def _chats(summary: dict[str, Any]) -> list[samples.Sample]:
     labels = (("base", "base model, before fine-tuning"), ("chat", "chat model, after fine-tuning"))
     return [
         samples.Sample(
-            str(chat.get("prompt", "")), [samples.answer(label, chat[key]) for key, label in labels if key in chat]
+            str(chat.get("prompt", "")),
+            [samples.answer(label, chat[key]) for key, label in labels if key in chat],
         )
         for chat in chats
     ]

@@ -70,7 +70,11 @@ class Facts:
     def files(self) -> list[str]:
         """The data files as the user named them."""
         named = self.setting("data", "files")
-        return [str(name) for name in named] if isinstance(named, list) else list(mapping(self.data.get("files")))
+        return (
+            [str(name) for name in named]
+            if isinstance(named, list)
+            else list(mapping(self.data.get("files")))
+        )
 
     @property
     def step(self) -> int:
@@ -121,7 +125,9 @@ def read(run: Run) -> Facts:
         data=json_of("data.json"),
         metrics=rows_of("metrics.jsonl", run.metrics),
         samples=rows_of("samples.jsonl", run.samples),
-        evals={file.stem: json_of(f"evals/{file.name}") for file in sorted((run.path / "evals").glob("*.json"))},
+        evals={
+            file.stem: json_of(f"evals/{file.name}") for file in sorted((run.path / "evals").glob("*.json"))
+        },
         ancestors=attempt("origin.json", lambda: list(_ancestors(run.path, origin)), []),
         problems=problems,
     )
@@ -152,6 +158,10 @@ def _ancestors(path: Path, origin: dict[str, Any]) -> Iterator[Ancestor]:
         if Run.exists(place):
             stage = stage_of(mapping(configs.parse(Run(place).config_text, "config.yaml").value))
             waiting[:0] = [(place, older, depth + 1) for older in Run(place).origin.get("parents") or []]
-            if not Path(parent["path"]).is_absolute():  # runs that lie together can be moved together: link them
-                link = quote(Path(os.path.relpath(place.resolve(), path.resolve())).as_posix()) + "/report.html"
+            if not Path(
+                parent["path"]
+            ).is_absolute():  # runs that lie together can be moved together: link them
+                link = (
+                    quote(Path(os.path.relpath(place.resolve(), path.resolve())).as_posix()) + "/report.html"
+                )
         yield Ancestor(place.name, stage, str(parent.get("digest", "")), depth, link)

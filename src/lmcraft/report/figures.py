@@ -25,7 +25,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy import ndarray
 
-WIDE, NARROW, SMALL = (760, 330), (380, 300), (380, 210)  # in CSS pixels; text keeps about its size on every screen
+WIDE, NARROW, SMALL = (
+    (760, 330),
+    (380, 300),
+    (280, 190),
+)  # in CSS pixels; text keeps about its size on every screen
 POINTS = 600
 COLOURS = {"#010a01": "ink", "#020a02": "muted", "#030a03": "rule", "#040a04": "first", "#050a05": "second"}
 INK, MUTED, RULE, FIRST, SECOND = COLOURS
@@ -77,7 +81,7 @@ def curves(facts: Facts, name: str = "run") -> list[Figure]:
     drawn = [loss(facts, name)]
     for column, title, tick in (
         ("learning_rate", "Learning rate", words.decimal),
-        ("grad_norm", "Gradient norm, before clipping", words.decimal),
+        ("grad_norm", "Gradient norm", words.decimal),
         ("tokens_per_second", "Tokens per second", words.axis),
     ):
         drawn.append(_line(facts, f"{name}-{column}", column, title, tick))
@@ -95,9 +99,11 @@ def loss(facts: Facts, name: str = "run") -> Figure | None:
         legend.append(("first", f"training loss{_smoothed(window)}"))
     if held:
         legend.append(("second", f"held-out loss, {words.plural(len(held.steps), 'measurement')}"))
-    caption = "Nats per token at the left; its exponential, the perplexity, at the right." if _has_perplexity(
-        trained, held
-    ) else "Nats per token."
+    caption = (
+        "Nats per token at the left; its exponential, the perplexity, at the right."
+        if _has_perplexity(trained, held)
+        else "Nats per token."
+    )
     missing = trained.missing + held.missing
     if missing:
         caption += f" {words.plural(missing, 'value')} that {'was' if missing == 1 else 'were'} not finite cannot be drawn."
@@ -136,7 +142,8 @@ def _line(facts: Facts, name: str, column: str, title: str, tick: Callable[[floa
         axes.set_ylim(bottom=min(0.0, float(found.values.min())))
         axes.yaxis.set_major_formatter(lambda value, _: tick(value))
 
-    caption = f"Line: mean of {window} steps. Faint: every step." if window > 1 else ""
+    caption = "Before clipping. " if column == "grad_norm" else ""
+    caption += f"Line: mean of {window} steps; faint: every step." if window > 1 else ""
     return Figure(title, caption, [], draw(name, SMALL, plot, alt))
 
 
@@ -186,7 +193,10 @@ def _smoothed(window: int) -> str:
 
 def _has_perplexity(*found: Series) -> bool:
     """exp of a loss above 15 is a number of millions that tells nothing."""
-    return max(float(s.values.max()) for s in found if s) < 15 and min(float(s.values.min()) for s in found if s) >= 0
+    return (
+        max(float(s.values.max()) for s in found if s) < 15
+        and min(float(s.values.min()) for s in found if s) >= 0
+    )
 
 
 def _perplexity_axis(axes: Axes, *found: Series) -> None:
@@ -219,7 +229,11 @@ def _token_axis(axes: Axes, facts: Facts) -> None:
         return
     so_far = np.cumsum(targets.values)
     low, high = axes.get_xlim()
-    ticks = [t for t in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(0, so_far[-1]) if so_far[0] <= t <= so_far[-1]]
+    ticks = [
+        t
+        for t in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(0, so_far[-1])
+        if so_far[0] <= t <= so_far[-1]
+    ]
     top = axes.secondary_xaxis("top")
     top.set_xticks(np.interp(ticks, so_far, targets.steps), [words.axis(float(tick)) for tick in ticks])
     top.spines["top"].set_visible(False)
@@ -228,7 +242,12 @@ def _token_axis(axes: Axes, facts: Facts) -> None:
 
 
 def draw(
-    name: str, pixels: tuple[int, int], plot: Callable[[Axes], None], alt: str, right: float = 0.2, top: float = 0.14
+    name: str,
+    pixels: tuple[int, int],
+    plot: Callable[[Axes], None],
+    alt: str,
+    right: float = 0.2,
+    top: float = 0.14,
 ) -> Markup:
     """An SVG element drawn by `plot`; margins in inches, because the browser's fonts are not known here."""
     from io import StringIO
@@ -242,16 +261,27 @@ def draw(
     with style.context(["default", SETTINGS]):
         canvas = Canvas(figsize=(width, height))
         FigureCanvasSVG(canvas)
-        margins = {"left": 0.75 / width, "right": 1 - right / width, "bottom": 0.58 / height, "top": 1 - top / height}
+        margins = {
+            "left": 0.75 / width,
+            "right": 1 - right / width,
+            "bottom": 0.58 / height,
+            "top": 1 - top / height,
+        }
         axes = canvas.subplots(gridspec_kw=margins)
         axes.set_xlabel("step")
-        axes.xaxis.set_major_locator(MaxNLocator(6 if pixels[0] > 500 else 4, integer=True, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_locator(
+            MaxNLocator(
+                6 if pixels[0] > 500 else 4 if pixels[0] > 300 else 3, integer=True, steps=[1, 2, 5, 10]
+            )
+        )
         axes.xaxis.set_major_formatter(lambda value, _: words.axis(value))
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.margins(x=0.015)
         plot(axes)
         text = StringIO()
-        canvas.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        canvas.savefig(
+            text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+        )
     return _for_page(text.getvalue(), name, alt)
 
 

@@ -50,7 +50,9 @@ def write_demo(directory: Path, summary: Mapping[str, Any], stages: Sequence[Run
     Raises:
         UserError: the disk is full or the directory cannot be written.
     """
-    page = _environment().get_template("demo.jinja").render(demo.story(Path(directory), dict(summary), stages))
+    page = (
+        _environment().get_template("demo.jinja").render(demo.story(Path(directory), dict(summary), stages))
+    )
     return write_text(Path(directory) / NAME, _encodable(page))
 
 

@@ -59,7 +59,9 @@ def answer(label: str, row: Any, limit: Any = None) -> Answer:
     if reason == "stop":
         ending = "stopped by itself"
     elif reason == "length":
-        ending = "cut off at the limit" + ("" if words.number(limit) is None else f" of {words.count(limit)} tokens")
+        ending = "cut off at the limit" + (
+            "" if words.number(limit) is None else f" of {words.count(limit)} tokens"
+        )
     else:
         ending = "how it ended is not known" if reason is None else str(reason)
     text = row.get("text")

@@ -90,14 +90,20 @@ def statistics(facts: Facts) -> Statistics | None:
         ("duplicates left out", data.get("duplicates removed"), "lost"),
     )
     places = bar(
-        ("trained tokens", targets, "trained"), ("only read", only_read, "context"), ("padding", data.get("rows: padding"), "lost")
+        ("trained tokens", targets, "trained"),
+        ("only read", only_read, "context"),
+        ("padding", data.get("rows: padding"), "lost"),
     )
     return Statistics(records, places, _lines(facts), _sources(data))
 
 
 def bar(*parts: tuple[str, Any, str]) -> list[Segment]:
     """Label, count and tone of each part, as shares of their sum; nothing when nothing was counted."""
-    known = [(label, max(0.0, number), tone) for label, count, tone in parts if (number := words.number(count)) is not None]
+    known = [
+        (label, max(0.0, number), tone)
+        for label, count, tone in parts
+        if (number := words.number(count)) is not None
+    ]
     total = sum(count for _, count, _ in known)
     return [
         Segment(label, words.count(count), words.share(count, total), round(100 * count / total, 3), tone)
@@ -127,6 +133,11 @@ def _lines(facts: Facts) -> list[Line]:
 def _sources(data: dict[str, Any]) -> list[Source]:
     entries = [(str(name), mapping(entry)) for name, entry in mapping(data.get("files")).items()]
     return [
-        Source(name, str(e.get("shape", words.UNKNOWN)), words.count(e.get("records")), words.count(e.get("problems")))
+        Source(
+            name,
+            str(e.get("shape", words.UNKNOWN)),
+            words.count(e.get("records")),
+            words.count(e.get("problems")),
+        )
         for name, e in entries
     ]

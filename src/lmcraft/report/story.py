@@ -48,13 +48,13 @@ def sentences(facts: Facts) -> list[str]:
 def _what(facts: Facts) -> str:
     base = facts.setting("base")
     size = words.number(facts.state.get("parameters"))
+    kind = facts.setting("model", "kind")
     if base:
-        subject = f"The model of {PurePath(str(base)).name}"
+        subject = f"Starting from {PurePath(str(base)).name}, a model"
     else:
-        kind = facts.setting("model", "kind")
         subject = f"A new {kind} model" if isinstance(kind, str) else "A new model"
     if size is not None:
-        subject += f" ({words.short(size)} parameters)"
+        subject += f" of {words.short(size)} parameters"
     verb = "has been" if facts.status == "done" else "is being" if facts.status == "running" else "was being"
     return f"{subject} {verb} {_doing(facts)} {_data(facts)}."
 
@@ -74,7 +74,9 @@ def _data(facts: Facts) -> str:
     if trained is None:
         return shown or "unknown data"
     shapes = {str(mapping(entry).get("shape")) for entry in mapping(facts.data.get("files")).values()}
-    noun = "conversation" if shapes and shapes <= CONVERSATIONS else "text" if shapes == {"text"} else "record"
+    noun = (
+        "conversation" if shapes and shapes <= CONVERSATIONS else "text" if shapes == {"text"} else "record"
+    )
     return f"{shown or 'unknown data'}: {words.plural(trained, noun)}"
 
 
@@ -85,14 +87,17 @@ def _how_long(facts: Facts) -> str:
         parts[0] = f"{words.count(facts.step)} of {words.plural(steps, 'step')}"
     passes = facts.column("epoch")
     if passes:
-        parts.append(f"{words.decimal(passes[-1])} passes over the data")
+        times = words.digits(passes[-1])
+        parts.append(f"{times} {'pass' if times == '1' else 'passes'} over the data")
     if facts.tokens_trained is not None:
         parts.append(f"{words.short(facts.tokens_trained)} trained tokens")
     seconds = words.number(facts.state.get("seconds"))
     took = f" in {words.duration(seconds)}" if seconds is not None else ""
     said = f"{', '.join(parts)}{took}."
     if facts.status == "interrupted":
-        return f"Interrupted after {said} Nothing is lost: the command below goes on from the last checkpoint."
+        return (
+            f"Interrupted after {said} Nothing is lost: the command below goes on from the last checkpoint."
+        )
     return f"So far: {said}" if facts.status == "running" else f"It took {said}"
 
 

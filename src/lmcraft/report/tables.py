@@ -39,7 +39,9 @@ def evaluations(facts: Facts) -> list[Evaluation]:
             name,
             [(str(metric), _value(value)) for metric, value in mapping(content.get("metrics")).items()],
             ", ".join(f"{key} {_value(value)}" for key, value in mapping(content.get("settings")).items()),
-            ", ".join(str(file) for file in content.get("files") or []) if isinstance(content.get("files"), list) else "",
+            ", ".join(str(file) for file in content.get("files") or [])
+            if isinstance(content.get("files"), list)
+            else "",
         )
         for name, content in facts.evals.items()
     ]

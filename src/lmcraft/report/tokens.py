@@ -37,7 +37,11 @@ def rows(preview: Any) -> list[Row]:
     found = []
     for entry in preview if isinstance(preview, list) else []:
         pairs = entry.get("tokens") if isinstance(entry, dict) else None
-        if isinstance(pairs, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in pairs) and pairs:
+        if (
+            isinstance(pairs, list)
+            and all(isinstance(pair, list) and len(pair) == 2 for pair in pairs)
+            and pairs
+        ):
             found.append(_row(str(entry.get("where", "")), pairs[:_TOKENS]))
     return found[:_ROWS]
 
@@ -45,7 +49,9 @@ def rows(preview: Any) -> list[Row]:
 def _row(where: str, pairs: list[list[Any]]) -> Row:
     marks = [(str(text), bool(trained) and place > 0) for place, (text, trained) in enumerate(pairs)]
     runs = [
-        Markup("<mark>{}</mark>" if trained else "<span>{}</span>").format(Markup("").join(_token(t) for t, _ in run))
+        Markup("<mark>{}</mark>" if trained else "<span>{}</span>").format(
+            Markup("").join(_token(t) for t, _ in run)
+        )
         for trained, run in itertools.groupby(marks, key=lambda mark: mark[1])
     ]
     return Row(
@@ -56,7 +62,9 @@ def _row(where: str, pairs: list[list[Any]]) -> Row:
 
 def _token(text: str) -> Markup:
     special = text.startswith("<|") and text.endswith("|>")
-    box = Markup('<span class="t{}">{}</span>').format(" special" if special else "", Markup("").join(_visible(text)))
+    box = Markup('<span class="t{}">{}</span>').format(
+        " special" if special else "", Markup("").join(_visible(text))
+    )
     return box + Markup("<br>") if "\n" in text else box
 
 
@@ -77,8 +85,6 @@ def _visible(text: str) -> Iterator[Markup]:
 def control(character: str) -> str | None:
     """What to show instead of a character that cannot be seen or changes how others are; None for all others."""
     code = ord(character)
-    if code < 0x20:
-        return chr(0x2400 + code)
     if character in "\u200c\u200d":  # joiners shape the scripts and emoji that they stand in
         return None
     if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp"):

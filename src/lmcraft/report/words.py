@@ -39,9 +39,7 @@ def axis(value: float) -> str:
     for factor, letter in ((1e9, "B"), (1e6, "M")):
         if abs(value) >= factor:
             return f"{value / factor:g}{letter}"
-    if abs(value) >= 10_000:
-        return f"{value / 1000:g}k"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:g}"
+    return f"{value / 1000:g}k" if abs(value) >= 1000 else f"{value:g}"
 
 
 def decimal(value: Any) -> str:
@@ -56,6 +54,12 @@ def decimal(value: Any) -> str:
     return f"{found:.4g}"
 
 
+def digits(value: Any) -> str:
+    """Three digits that matter, or all digits of a large number."""
+    found = number(value)
+    return decimal(found) if found is None or abs(found) >= 1000 else f"{found:.3g}"
+
+
 def nats(value: Any) -> str:
     """A loss, with three decimals."""
     found = number(value)
@@ -65,7 +69,7 @@ def nats(value: Any) -> str:
 def perplexity(loss: Any) -> str:
     """exp(loss); a loss so large that it says nothing has none."""
     found = number(loss)
-    return UNKNOWN if found is None or found > 30 else decimal(math.exp(found))
+    return UNKNOWN if found is None or found > 30 else digits(math.exp(found))
 
 
 def share(part: Any, whole: Any) -> str:
@@ -98,18 +102,18 @@ def _scaled(value: float, units: tuple[tuple[str, float], ...]) -> str:
 
 
 def duration(value: Any) -> str:
-    """8.3 s, 5 min 12 s, 2 h 5 min, 3 d 4 h."""
+    """8.3 s, 5 min 12 s, 2 h 5 min, 3 d 4 h; the unit stays on the line of its number."""
     found = number(value)
     if found is None:
         return UNKNOWN
     if found < 60:
-        return f"{found:.1f} s" if found < 10 else f"{min(round(found), 59)} s"
+        return f"{found:.1f}\u00a0s" if found < 10 else f"{min(round(found), 59)}\u00a0s"
     minutes, seconds = divmod(round(found), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
     parts = [(days, "d"), (hours, "h"), (minutes, "min"), (seconds, "s")]
     first = next(place for place, (amount, _) in enumerate(parts) if amount)
-    return " ".join(f"{amount} {unit}" for amount, unit in parts[first : first + 2] if amount)
+    return " ".join(f"{amount}\u00a0{unit}" for amount, unit in parts[first : first + 2] if amount)
 
 
 def plural(value: Any, noun: str) -> str:

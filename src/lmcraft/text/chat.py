@@ -1,265 +1,281 @@
 """Conversation templates: messages to ids, with the mask of what the assistant said, its end of turn included.
 
-1. The prompt with the generation marker must be an exact prefix of the conversation. That is checked for every
-   conversation, and a template that breaks it is an error that shows where.
-2. The rendered text is cut where messages and trained parts begin and end, and the parts are encoded one by one, the
-   same way for training and for prompts. So the ids of a prompt are an exact prefix of the ids of the conversation.
-3. A trained part begins after the generation marker and ends with the token that ends the turn. What follows (a line
-   break, mostly) is not trained. A template without such a token is an error: the model could never learn to stop.
-4. The names of special tokens inside a message are ordinary text.
-5. Most templates render each message by itself. Then one rendering of the conversation proves that its parts, rendered
-   once each, are right; otherwise the conversation is rendered again for every turn.
+1. The rendered text is cut where prompts end and answers begin and stop (`text/layout.py`), and the pieces are encoded
+   one by one, in the same way for training and for prompts. So the ids of a prompt are exactly how the ids of the
+   conversation begin, whatever the merges of the tokenizer would do across the cut.
+2. Only answers are trained: from after the generation marker to the token that ends the turn. What follows it (mostly a
+   line break) belongs to the next prompt.
+3. The template writes what begins a text (BOS), the tokenizer adds nothing: there is exactly one.
+4. `<|im_end|>` inside a message is ordinary text. Such strings are replaced by unused characters before rendering and
+   written back when their piece is encoded, so no message can end its own turn. (`plain` marks turns by ordinary text,
+   `<user>`, and cannot promise this.)
 
-Proved by tests/unit/text/test_chat.py.
+Proved by tests/unit/text/test_chat.py and tests/unit/text/test_chat_templates.py.
 """
 
 from __future__ import annotations
 
-import json
+import difflib
+import functools
+import itertools
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import UserError
 from .jinja import Template
+from .layout import Layout, Layouts, Plain
+from .special import TURN_ENDS, template_source
 from .tokenizer import Tokenizer
 
 BUILT_IN = ("chatml", "plain")
+DEFAULT = "chatml"
+# Objects with the attributes `role` and `content`, or mappings with these keys.
 Messages = Sequence[Any]
 
+LONGEST_SPECIAL = 100  # characters of a special token that a piece may follow
 
-@dataclass(frozen=True)
+_ROLE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+_UNUSED = range(0xE000, 0xF900)  # private-use characters
+
+
+@dataclass(frozen=True, slots=True)
 class Encoded:
-    """Ids of a conversation, which of them are trained, and where each user turn begins."""
+    """Ids of a conversation; `trained[i]` says whether id i is a target; `exchanges` where each user turn begins."""
 
-    ids: list[int]
-    trained: list[bool]
-    exchanges: list[int]
+    ids: list[int] = field(default_factory=list)
+    trained: list[bool] = field(default_factory=list)
+    exchanges: list[int] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """A piece of the rendered text that is encoded by itself."""
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A part of the text that is encoded by itself; `before` is what stands before it, where that matters."""
 
     text: str
-    trained: bool = False
-    begins_exchange: bool = False
+    before: str
+    trained: bool
+    begins: int  # how many user turns begin here
 
 
 class ChatTemplate:
-    """A template and the tokenizer that its text is for."""
+    """A template and the tokenizer that its text is for.
+
+    Args:
+        source: the template in Jinja, as in chat_template.jinja of a model directory.
+        tokenizer: encodes the pieces; its special tokens are known to the template as `bos_token`, `eos_token` ...
+        name: how messages call the template.
+
+    Raises:
+        UserError: the template cannot be read, or uses what is refused.
+    """
 
     def __init__(self, source: str, tokenizer: Tokenizer, name: str) -> None:
         self.source, self.tokenizer, self.name = source, tokenizer, name
         self._template = Template(source, name)
-        named = {f"{key}_token": text or "" for key, text in tokenizer.names.items()}
-        self._variables: dict[str, Any] = {**named, "tools": None}
-        ends = (tokenizer.names.get("end_of_turn"), tokenizer.names.get("eos"))
-        self._ends = tuple(text for text in ends if text)
+        roles = tokenizer.roles
+        tokens = {"bos": roles.bos, "eos": roles.eos, "pad": roles.pad, "unk": roles.unk}
+        self._variables: dict[str, Any] = {
+            f"{role}_token": token for role, token in tokens.items() if token is not None
+        }
+        stops = {text for text, number in tokenizer.specials.items() if number in tokenizer.stop_ids}
+        known = {text for text in TURN_ENDS if text in tokenizer.specials}
+        self._layouts = Layouts(self._render, sorted(stops | known), name)
+        self._turn_off_thinking()
+
+    # -- finding one -------------------------------------------------------------------------------------------------
 
     @classmethod
     def load(cls, name: str | Path, tokenizer: Tokenizer) -> ChatTemplate:
-        """A template by name (chatml, plain), file, or model directory."""
+        """A template by name (chatml, plain), from a file, or from a model directory.
+
+        Raises:
+            UserError: there is none, or it cannot be used.
+        """
         if str(name) in BUILT_IN:
-            source = files("lmcraft.text").joinpath(f"templates/{name}.jinja").read_text(encoding="utf-8")
-            return cls(source, tokenizer, str(name))
+            file = files("lmcraft.text").joinpath("templates", f"{name}.jinja")
+            return cls(file.read_text(encoding="utf-8"), tokenizer, str(name))
         place = Path(name)
-        source = _source(place) if place.is_dir() else (place.read_text(encoding="utf-8") if place.is_file() else None)
+        source = template_source(place) if place.is_dir() else _file(place)
         if source is None:
-            raise UserError("there is no chat template here", where=str(name),
-                            fix=f"name a file, or one of: {', '.join(BUILT_IN)}")  # fmt: skip
+            near = difflib.get_close_matches(str(name), BUILT_IN, n=1)
+            raise UserError(
+                "there is no chat template here",
+                where=str(name),
+                why="neither a name (chatml, plain), nor a file, nor a model directory that has a template",
+                fix=f"did you mean {near[0]}?"
+                if near
+                else "use chatml, or give the model a chat_template.jinja",
+            )
         return cls(source, tokenizer, str(name))
 
     @staticmethod
     def exists(directory: Path) -> bool:
         """Whether a model directory has a template."""
-        return _source(directory) is not None
+        return template_source(directory) is not None
 
-    @cached_property
+    # -- use ---------------------------------------------------------------------------------------------------------
+
+    @functools.cached_property
     def stop_ids(self) -> list[int]:
-        """Tokens that end an answer."""
-        ids = (self.tokenizer.end_of_turn, self.tokenizer.eos)
-        return sorted({i for i in ids if i is not None})
+        """The ids that end an answer: the template's end of turn, eos, and what generation_config.json names."""
+        found = set(self.tokenizer.stop_ids)
+        try:
+            layout = self._layouts.of(
+                _checked([{"role": role, "content": role} for role in ("user", "assistant")])
+            )
+        except UserError:  # training will tell what is wrong with it; an untrained chat may go on
+            return sorted(found)
+        last = self.tokenizer.split_special(layout.text[: layout.answers[0][1]])[-1]
+        return sorted(found | {self.tokenizer.specials[last]})
 
     def render(self, messages: Messages, generation: bool = False) -> str:
-        """The conversation as text; with `generation`, ending where the assistant is to speak."""
-        return self._render([_plain(m) for m in messages], generation)
+        """The conversation as text; with `generation`, ending where the assistant is to speak.
+
+        For people: ids come from `encode` and `prompt`, because a message may hold the text of a special token.
+        """
+        return self._render(_checked(messages), generation)
 
     def encode(self, messages: Messages) -> Encoded:
-        """Ids and mask of one conversation."""
+        """Ids and mask of one conversation; nothing is trained if no message is the assistant's.
+
+        Raises:
+            UserError: the template rewrites earlier turns, never ends one, or refuses the conversation.
+        """
         return self.encode_all([messages])[0]
 
     def encode_all(self, conversations: Sequence[Messages]) -> list[Encoded]:
-        """Ids and masks of many conversations, encoded in parallel."""
-        guarded = [_guarded([_plain(m) for m in c], self.tokenizer.special_strings) for c in conversations]
-        parts = [self._parts(messages) for messages, _ in guarded]
-        ids = iter(self.tokenizer.encode_batch([part.text for one in parts for part in one]))
-        made = []
-        for (_, swapped), one in zip(guarded, parts, strict=True):
-            encoded = Encoded([], [], [])
-            for part in one:
-                piece = next(ids)
-                if swapped and any(mark in part.text for mark in swapped):
-                    piece = self._encode_swapped(part.text, swapped)
-                if part.begins_exchange:
-                    encoded.exchanges.append(len(encoded.ids))
-                encoded.ids.extend(piece)
-                encoded.trained.extend([part.trained] * len(piece))
-            made.append(encoded)
-        return made
+        """`encode` of each, with the pieces of all encoded together."""
+        return self._encode([_Talk.of(messages, self) for messages in conversations], generation=False)
 
     def prompt(self, messages: Messages) -> list[int]:
-        """Ids of a conversation that the assistant is to continue."""
-        plain, swapped = _guarded([_plain(m) for m in messages], self.tokenizer.special_strings)
-        parts = self._parts(plain)
-        whole = self._render(plain, generation=True)
-        before = "".join(part.text for part in parts)
-        if not whole.startswith(before) or whole == before:
-            raise self._broken(len(plain), before, whole)
-        parts.append(_Part(whole[len(before) :]))
-        return [i for part in parts for i in self._encode_swapped(part.text, swapped)]
+        """Ids of a conversation that the assistant is to go on with: how its `encode` would begin."""
+        return self._encode([_Talk.of(messages, self)], generation=True)[0].ids
 
-    def _render(self, messages: list[dict[str, str]], generation: bool = False) -> str:
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _render(self, messages: Plain, generation: bool) -> str:
         return self._template.render(messages=messages, add_generation_prompt=generation, **self._variables)
 
-    def _parts(self, messages: list[dict[str, str]]) -> list[_Part]:
-        if self._is_local:
-            pieces = [self._alone(m["role"], m["content"]) for m in messages]
-            if "".join(pieces) == self._render(messages):
-                return [
-                    part
-                    for number, (message, piece) in enumerate(zip(messages, pieces, strict=True))
-                    for part in self._message_parts(message["role"], piece, self._marker, number)
-                ]
-        return self._parts_turn_by_turn(messages)
+    def _turn_off_thinking(self) -> None:
+        """Asks a template that would insert an empty thought before an answer to do so in the prompt already."""
+        if "enable_thinking" not in self.source or not self._layouts.block():
+            return
+        quiet = Layouts(
+            lambda messages, generation: self._template.render(
+                messages=messages, add_generation_prompt=generation, enable_thinking=False, **self._variables
+            ),
+            self._layouts.ends,
+            self.name,
+        )
+        if not quiet.block():
+            self._variables["enable_thinking"] = False
+            self._layouts = Layouts(self._render, self._layouts.ends, self.name)
 
-    def _parts_turn_by_turn(self, messages: list[dict[str, str]]) -> list[_Part]:
-        whole = self._render(messages)
-        parts: list[_Part] = []
-        done = 0
-        for number, message in enumerate(messages):
-            if message["role"] != "assistant":
-                continue
-            prompt = self._render(messages[:number], generation=True)
-            said = self._render(messages[: number + 1])
-            end = self._end_of_answer(said, len(prompt))
-            if not said.startswith(prompt):
-                raise self._broken(number + 1, prompt, said)
-            if not whole.startswith(said[:end]):
-                raise self._broken(number + 1, said[:end], whole)
-            parts.append(_Part(whole[done : len(prompt)], begins_exchange=True))
-            parts.append(_Part(whole[len(prompt) : end], trained=True))
-            done = end
-        if done < len(whole):
-            parts.append(_Part(whole[done:]))
-        return parts
+    def _encode(self, talks: list[_Talk], generation: bool) -> list[Encoded]:
+        cut = [self._pieces(self._layouts.of(talk.messages, generation)) for talk in talks]
+        # Many pieces are alike (line breaks, greetings); each is encoded once.
+        ordinary = {
+            (piece.before, piece.text): None
+            for talk, pieces in zip(talks, cut, strict=True)
+            for piece in pieces
+            if not talk.hides(piece.text)
+        }
+        ids = dict(zip(ordinary, self.tokenizer.encode_after(list(ordinary)), strict=True))
+        found = []
+        for talk, pieces in zip(talks, cut, strict=True):
+            encoded = Encoded()
+            for piece in pieces:
+                new = ids.get((piece.before, piece.text))
+                if new is None:
+                    new = talk.encode(piece.text, self.tokenizer)
+                encoded.exchanges.extend([len(encoded.ids)] * piece.begins)
+                encoded.ids.extend(new)
+                encoded.trained.extend([piece.trained] * len(new))
+            found.append(encoded)
+        return found
 
-    def _message_parts(self, role: str, piece: str, marker: str, number: int) -> list[_Part]:
-        if role != "assistant":
-            return [_Part(piece, begins_exchange=role == "user")]
-        if not piece.startswith(marker):
-            raise self._broken(number + 1, marker, piece)
-        end = self._end_of_answer(piece, len(marker))
-        parts = [_Part(marker), _Part(piece[len(marker) : end], trained=True)]
-        return [*parts, _Part(piece[end:])] if end < len(piece) else parts
+    def _pieces(self, layout: Layout) -> list[_Piece]:
+        text, cuts = layout.text, layout.cuts()
+        trained = {start for start, _ in layout.answers}
+        pieces = []
+        for start, stop in itertools.pairwise(cuts):
+            before = self.tokenizer.context(text[max(0, start - LONGEST_SPECIAL) : start])
+            pieces.append(_Piece(text[start:stop], before, start in trained, layout.users.count(start)))
+        return pieces
 
-    def _end_of_answer(self, text: str, start: int) -> int:
-        """Where the answer that begins at `start` ends, its end-of-turn token included."""
-        ends = [place + len(end) for end in self._ends if (place := text.find(end, start)) >= 0]
-        if not ends:
+
+@dataclass(frozen=True)
+class _Talk:
+    """A conversation in which special tokens' texts are hidden behind characters that it does not use."""
+
+    messages: Plain
+    hidden: dict[str, str]
+
+    @classmethod
+    def of(cls, messages: Messages, template: ChatTemplate) -> _Talk:
+        plain = _checked(messages)
+        content = "\0".join(message["content"] for message in plain)
+        present = [text for text in template.tokenizer.specials if text in content]
+        if not present:
+            return cls(plain, {})
+        used = content + template.source
+        unused = (chr(code) for code in _UNUSED if chr(code) not in used)
+        # Longest first: one special token may be a part of another.
+        hidden = dict(zip(unused, sorted(present, key=len, reverse=True), strict=False))
+        if len(hidden) < len(present):
             raise UserError(
-                "the chat template ends an answer without a token that ends the turn", where=self.name,
-                why="a model trained on it would never learn to stop",
-                fix=f"let the template write {' or '.join(self._ends) or 'an eos token'} after each assistant message",
-            )  # fmt: skip
-        return min(ends)
+                "the conversation writes special tokens and every private-use character", fix="remove the row"
+            )
+        for message in plain:
+            for mark, text in hidden.items():
+                message["content"] = message["content"].replace(text, mark)
+        return cls(plain, hidden)
 
-    @cached_property
-    def _marker(self) -> str:
-        """What the template writes where the assistant is to speak."""
-        probe = [{"role": "user", "content": "x"}]
-        return self._render(probe, generation=True)[len(self._render(probe)) :]
+    def hides(self, text: str) -> bool:
+        """Whether a hidden text stands in this piece."""
+        return any(mark in text for mark in self.hidden)
 
-    @cached_property
-    def _is_local(self) -> bool:
-        """Whether the template renders every message by itself, as far as a few conversations show."""
-        roles = ("user", "assistant", "user", "assistant", "user")
-        talk = [{"role": role, "content": f"{role} {n} {'word ' * n}end"} for n, role in enumerate(roles)]
-        try:
-            for messages in (talk, talk[:3], [{"role": "system", "content": "be kind"}, *talk]):
-                pieces = [self._alone(m["role"], m["content"]) for m in messages]
-                for stop in range(1, len(messages) + 1):
-                    text = "".join(pieces[:stop])
-                    if self._render(messages[:stop]) != text:
-                        return False
-                    asked = self._render(messages[:stop], generation=True)
-                    if messages[stop - 1]["role"] == "user" and asked != text + self._marker:
-                        return False
-        except UserError:  # a template may refuse a message alone
-            return False
-        return True
-
-    def _alone(self, role: str, content: str) -> str:
-        return self._render([{"role": role, "content": content}])
-
-    def _encode_swapped(self, text: str, swapped: Mapping[str, str]) -> list[int]:
-        """Ids of a text in which stand-ins are written out as ordinary text."""
-        places = [text.find(mark) for mark in swapped if mark in text]
-        if not places:
-            return self.tokenizer.encode(text)
-        place = min(places)
-        name = swapped[text[place]]
-        before = self.tokenizer.encode(text[:place]) if place else []
-        return before + self.tokenizer.encode_plain(name) + self._encode_swapped(text[place + 1 :], swapped)
-
-    def _broken(self, turn: int, expected: str, found: str) -> UserError:
-        same = next((i for i, (a, b) in enumerate(zip(expected, found, strict=False)) if a != b), min(len(expected), len(found)))
-        return UserError(
-            f"the chat template rewrites what came before message {turn}", where=self.name,
-            why=f"expected {expected[same : same + 40]!r} after {expected[max(0, same - 20) : same]!r}, "
-                f"found {found[same : same + 40]!r}; the trained part would be shifted",
-            fix="use a template that only appends, such as chatml",
-        )  # fmt: skip
+    def encode(self, text: str, tokenizer: Tokenizer) -> list[int]:
+        """Ids of a piece: the template's special tokens as such, the message's own as ordinary text."""
+        ids: list[int] = []
+        for part in tokenizer.split_special(text):
+            if part in tokenizer.specials:
+                ids.append(tokenizer.specials[part])
+                continue
+            for mark, hidden in self.hidden.items():
+                part = part.replace(mark, hidden)
+            ids += tokenizer.encode_plain(part)
+        return ids
 
 
-def _source(directory: Path) -> str | None:
-    """The template of a model directory."""
-    file = directory / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text(encoding="utf-8")
-    config = directory / "tokenizer_config.json"
-    found = json.loads(config.read_text(encoding="utf-8")).get("chat_template") if config.is_file() else None
-    if isinstance(found, list):
-        named = {one["name"]: one["template"] for one in found}
-        found = named.get("default", next(iter(named.values()), None))
-    return found
+def _checked(messages: Messages) -> Plain:
+    """Plain dictionaries, after a look at roles and contents."""
+    if not messages:
+        raise UserError("a conversation without messages", fix="give at least one message")
+    plain = []
+    for number, message in enumerate(messages, start=1):
+        if isinstance(message, Mapping):
+            role, content = message.get("role"), message.get("content")
+        else:
+            role, content = message.role, message.content
+        # A role is written by the template as it stands, so it must not be able to write anything else.
+        if not isinstance(role, str) or not _ROLE.fullmatch(role):
+            raise UserError(
+                f"message {number} has no usable role: {role!r:.80}",
+                fix="use system, user, assistant or tool",
+            )
+        if not isinstance(content, str):
+            raise UserError(f"the content of message {number} is not a text: {content!r:.80}")
+        plain.append({"role": role, "content": content})
+    return plain
 
 
-def _plain(message: Any) -> dict[str, str]:
-    if isinstance(message, Mapping):
-        return {"role": str(message["role"]), "content": str(message["content"])}
-    return {"role": message.role, "content": message.content}
-
-
-def _guarded(
-    messages: list[dict[str, str]], specials: tuple[str, ...]
-) -> tuple[list[dict[str, str]], dict[str, str]]:
-    """Messages with the names of special tokens replaced by private-use characters, and what these stand for."""
-    used = "".join(message["content"] for message in messages)
-    present = [text for text in specials if text in used]
-    if not present:
-        return messages, {}
-    free = (chr(code) for code in range(0xE000, 0xF8FF) if chr(code) not in used)
-    swapped = {next(free): text for text in sorted(present, key=len, reverse=True)}
-    guarded = []
-    for message in messages:
-        content = message["content"]
-        for mark, text in swapped.items():
-            content = content.replace(text, mark)
-        guarded.append({**message, "content": content})
-    return guarded, swapped
-
-
+def _file(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8") if path.is_file() else None
+    except (UnicodeDecodeError, OSError) as error:
+        raise UserError(f"the chat template cannot be read: {error}", where=str(path)) from None

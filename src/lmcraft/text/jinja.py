@@ -223,7 +223,7 @@ class Template:
         size = len(source.encode("utf-8", "surrogatepass"))
         if size > MAX_SOURCE_BYTES:
             raise UserError(
-                f"The chat template is {size:,} bytes long; {MAX_SOURCE_BYTES:,} are allowed.",
+                f"the chat template is {size:,} bytes long; {MAX_SOURCE_BYTES:,} are allowed",
                 where=name,
                 why="a template is a small program, and a very long one is a way to exhaust the reader",
             )
@@ -249,25 +249,25 @@ class Template:
             return action()
         except Refused as error:
             raise UserError(
-                f"The chat template was refused: {error.message}.",
+                f"the chat template was refused: {error.message}",
                 where=self.name,
                 why="a template comes with a model and is not trusted; its work and its size are bounded",
                 fix="use another template (chatml, plain) or simplify this one",
             ) from None
         except TemplateSyntaxError as error:
             raise UserError(
-                f"The chat template cannot be read: {error.message}",
+                f"the chat template cannot be read: {error.message}",
                 where=f"{self.name}, line {error.lineno}",
             ) from None
         except TemplateError as error:
             raise UserError(
-                f"The chat template refused the conversation: {error.message}", where=self.name
+                f"the chat template refused the conversation: {error.message}", where=self.name
             ) from None
         except (RecursionError, MemoryError):
             raise UserError(
-                "The chat template was refused: it is nested too deeply.", where=self.name
+                "the chat template was refused: it is nested too deeply", where=self.name
             ) from None
         except Exception as error:  # the template is a foreign program: any exception in it is its mistake
             raise UserError(
-                f"The chat template failed: {type(error).__name__}: {str(error)[:300]}", where=self.name
+                f"the chat template failed: {type(error).__name__}: {str(error)[:300]}", where=self.name
             ) from None

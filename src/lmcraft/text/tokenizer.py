@@ -1,194 +1,383 @@
-"""Byte-level BPE: trained here or read from a public tokenizer.json; text to ids and back without loss.
+"""Byte-level BPE: text to token ids and back, trained here or read from any public tokenizer.json.
 
-1. Texts are counted as pieces first and the counts are fed in sorted order, so the same text gives the same merges
-   whatever the order of files, lines or processes.
-2. All 256 bytes are in the alphabet: any text can be encoded, and decoding gives it back.
-3. Nothing is ever added by `encode`; whoever needs bos or eos adds it, so there is exactly one.
+Sennrich et al. 2016 (https://arxiv.org/abs/1508.07909), over bytes as in GPT-2, on the `tokenizers` library.
 
-Proved by tests/unit/text/test_tokenizer.py.
+1. All 256 bytes are in the vocabulary, so every text has ids and decodes to itself.
+2. Training is a function of the *multiset* of texts: pairs are merged by count, then by the smaller ids, and the ids of
+   the bytes are fixed. Order of the texts, threads and hash seeds change nothing (tokenizers#1794, minbpe#90).
+3. Text is split before merging in the way of GPT-4 and Llama 3, so that files of the GGUF kind can name a known
+   splitter (`dbrx`: this split, without added tokens) and other programs find the same ids.
+4. `encode` adds nothing. What begins a text (BOS) is written once, by the chat template or by whoever builds the
+   document, never by the tokenizer (a BOS that two parts add is doubled, and then removed twice).
+5. `encode_plain` treats `<|im_end|>` in a text as ten ordinary characters; it is for whatever a user wrote.
+
+Proved by tests/unit/text/test_tokenizer.py and tests/unit/text/test_tokenizer_public.py.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from functools import cached_property
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer as _Library
 
 from ..core.disk import write_json, write_text
 from ..core.errors import UserError
+from .special import END_OF_DOCUMENT, Roles, guess_roles, read_roles
 
-BOUNDARY, TURN, END_OF_TURN, PAD = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>"
-SPECIALS = (BOUNDARY, TURN, END_OF_TURN, PAD)
-PIECES = (
-    r"'(?i:[sdmt]|ll|ve|re)|\s?\p{L}+|\s?\p{N}{1,3}|\s?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+SPECIALS = (END_OF_DOCUMENT, "<|im_start|>", "<|im_end|>", "<|pad|>")
+MAX_FILE_BYTES = 256 << 20
+BYTES = 256
+
+# The alternatives in order; the first that matches at a place wins.
+_SPLIT = "|".join(
+    (
+        r"'(?:[sStTmMdD]|[rR][eE]|[vV][eE]|[lL][lL])",  # English contractions keep their apostrophe
+        r"[^\r\n\p{L}\p{N}]?\p{L}+",  # a word, with the one space or mark before it
+        r"\p{N}{1,3}",  # digits in groups of three at most: 10^3 numbers are learnable, 10^9 are not
+        r" ?[^\s\p{L}\p{N}]+[\r\n]*",  # a run of marks, with line ends after it
+        r"\s*[\r\n]+",  # blank lines together
+        r"\s+(?!\S)",  # spaces, but the last one is left to the word after them
+        r"\s+",
+    )
 )
 
 
-class Tokenizer:
-    """See the module's docstring."""
+@dataclass(frozen=True)
+class Compression:
+    """How much text one token holds, over some texts."""
 
-    def __init__(self, core: tokenizers.Tokenizer, names: dict[str, str | None]) -> None:
-        core.no_padding()
-        core.no_truncation()
-        self.core, self.names = core, names
+    bytes: int
+    characters: int
+    words: int
+    tokens: int
+
+    @property
+    def bytes_per_token(self) -> float:
+        return self.bytes / self.tokens if self.tokens else 0.0
+
+    @property
+    def tokens_per_byte(self) -> float:
+        return self.tokens / self.bytes if self.bytes else 0.0
+
+    @property
+    def tokens_per_word(self) -> float:
+        return self.tokens / self.words if self.words else 0.0
+
+
+class Tokenizer:
+    """A vocabulary with its merge rules and special tokens.
+
+    Args:
+        library: the tokenizer of the `tokenizers` library.
+        roles: which special token begins, ends and pads.
+
+    Attributes:
+        bos, eos, pad, end_of_turn: ids, or None where the vocabulary has no such token.
+        stop_ids: every id that a model with this tokenizer may end with.
+    """
+
+    def __init__(self, library: _Library, roles: Roles) -> None:
+        self._library = library
+        self.roles = roles
+        self.bos, self.eos, self.pad, self.end_of_turn = (
+            self.id(token) for token in (roles.bos, roles.eos, roles.pad, roles.end_of_turn)
+        )
+        self.stop_ids = sorted({*roles.stop_ids, self.eos, self.end_of_turn} - {None})
+        control = {roles.bos, roles.eos, roles.pad, roles.end_of_turn} - {None}
+        self._specials = {
+            token.content: number
+            for number, token in library.get_added_tokens_decoder().items()
+            if token.special or token.content in control
+        }
+        self.special_ids = frozenset(self._specials.values())
+        self._settings = json.loads(library.to_str())
+
+    # -- making one --------------------------------------------------------------------------------------------------
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab: int, specials: Sequence[str] = SPECIALS) -> Tokenizer:
-        """Learns merges from texts until there are `vocab` tokens or nothing is left to merge.
+        """Learns a vocabulary of at most `vocab` tokens: the specials, 256 bytes, and merges.
+
+        A small corpus may offer fewer merges (a pair must occur twice); then `.size` is smaller than `vocab`.
 
         Raises:
-            UserError: `vocab` is too small to hold the bytes and the special tokens.
+            UserError: `vocab` has no room for the bytes and the specials, or a text is no valid Unicode.
         """
-        least = 256 + len(specials)
+        least = BYTES + len(specials)
         if vocab < least:
-            raise UserError(f"a vocabulary of {vocab} is too small", why=f"bytes and special tokens need {least}")
-        core = tokenizers.Tokenizer(models.BPE())
-        core.pre_tokenizer = pre_tokenizers.Sequence(
+            raise UserError(
+                f"a vocabulary of {vocab:,} tokens is too small",
+                where=f"vocab={vocab}",
+                why=f"{BYTES} bytes and {len(specials)} special tokens already need {least}",
+                fix=f"ask for more than {least}; 4096 suits a small corpus",
+            )
+        library = _Library(models.BPE())
+        library.pre_tokenizer = pre_tokenizers.Sequence(
             [
-                pre_tokenizers.Split(Regex(PIECES), behavior="isolated"),
+                pre_tokenizers.Split(Regex(_SPLIT), "isolated"),
                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
             ]
         )
-        core.decoder = decoders.ByteLevel()
+        library.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=vocab,
-            special_tokens=[AddedToken(text, special=True, normalized=False) for text in specials],
+            min_frequency=2,
+            special_tokens=[AddedToken(token, special=True, normalized=False) for token in specials],
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         )
-        core.train_from_iterator(sorted(texts), trainer)
-        known = {name: text for name, text in zip(("bos", "end_of_turn", "pad"), (BOUNDARY, END_OF_TURN, PAD), strict=True)}
-        return cls(core, {**known, "eos": BOUNDARY})
+        with _library_errors("the texts for the tokenizer"):
+            library.train_from_iterator(map(_checked, texts), trainer)
+        return cls(library, guess_roles(specials))
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
-        """Reads a directory or a tokenizer.json, with the special tokens that its neighbours name."""
-        place = Path(path)
-        file = place / "tokenizer.json" if place.is_dir() else place
+        """Reads a directory in the public layout, or a tokenizer.json.
+
+        Raises:
+            UserError: nothing there, or it is damaged, too large, or of a kind that the library cannot read.
+        """
+        path = Path(path)
+        file = path if path.is_file() else path / "tokenizer.json"
         if not file.is_file():
-            raise UserError("there is no tokenizer here", where=str(path), why="tokenizer.json is missing",
-                            fix="`lmcraft tokenizer train` makes one")  # fmt: skip
-        try:
-            core = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises bare Exception for a file it cannot read
-            raise UserError(f"the tokenizer cannot be read: {error}", where=str(file)) from error
-        return cls(core, _named(file.parent, core))
+            raise UserError(
+                "there is no tokenizer here",
+                where=str(file),
+                fix="name a model directory that holds tokenizer.json, or train one: lmcraft tokenizer train",
+            )
+        if file.stat().st_size > MAX_FILE_BYTES:
+            raise UserError(f"the tokenizer file is larger than {MAX_FILE_BYTES >> 20} MB", where=str(file))
+        with _library_errors(str(file)):
+            library = _Library.from_file(str(file))
+        # A file may ask for cutting or padding of everything; both would silently change the ids.
+        library.no_truncation()
+        library.no_padding()
+        added = [token.content for token in library.get_added_tokens_decoder().values()]
+        return cls(library, read_roles(file.parent, library, added))
 
-    def save(self, directory: Path) -> None:
-        """Writes tokenizer.json and tokenizer_config.json in the public layout."""
-        directory.mkdir(parents=True, exist_ok=True)
-        write_text(directory / "tokenizer.json", self.core.to_str(pretty=True))
-        facts = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-        tokens = {f"{n}_token": t for n, t in self.names.items() if t and n != "end_of_turn"}
-        more = [self.names["end_of_turn"]] if self.names.get("end_of_turn") else []
-        write_json(directory / "tokenizer_config.json", {**facts, **tokens, "additional_special_tokens": more})
+    def save(self, directory: str | Path) -> None:
+        """Writes tokenizer.json and tokenizer_config.json, which `transformers.AutoTokenizer` reads."""
+        directory = Path(directory)
+        config: dict[str, Any] = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": False,
+            # Without this transformers takes the name of the class for an old one and warns about a length.
+            "model_max_length": 1_000_000_000,
+        }
+        for role in ("bos", "eos", "pad", "unk"):
+            token = getattr(self.roles, role)
+            if token is not None:
+                config[f"{role}_token"] = token
+        if self.roles.end_of_turn is not None:
+            config["additional_special_tokens"] = [self.roles.end_of_turn]
+        write_text(directory / "tokenizer.json", self._library.to_str(pretty=True))
+        write_json(directory / "tokenizer_config.json", config)
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text; special tokens in it are recognised, none is added."""
-        return self.core.encode(text, add_special_tokens=False).ids
-
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` of each text, in parallel."""
-        return [one.ids for one in self.core.encode_batch_fast(list(texts), add_special_tokens=False)]
-
-    def encode_plain(self, text: str) -> list[int]:
-        """Ids of a text in which the names of special tokens are ordinary characters."""
-        self.core.encode_special_tokens = True
-        try:
-            return self.encode(text)
-        finally:
-            self.core.encode_special_tokens = False
-
-    def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
-        """The text of ids; bytes that are no whole character become U+FFFD."""
-        return self.core.decode(list(ids), skip_special_tokens=skip_special)
+    # -- what is in it -----------------------------------------------------------------------------------------------
 
     @property
     def size(self) -> int:
-        """Number of tokens."""
-        return self.core.get_vocab_size()
+        """One more than the largest id: the rows that an embedding needs."""
+        return self._largest_id + 1
 
-    @cached_property
-    def special_ids(self) -> frozenset[int]:
-        """Ids of all special tokens."""
-        return frozenset(i for i, token in self.core.get_added_tokens_decoder().items() if token.special)
+    @functools.cached_property
+    def _largest_id(self) -> int:
+        return max(self._library.get_vocab(with_added_tokens=True).values(), default=-1)
 
-    @cached_property
-    def special_strings(self) -> tuple[str, ...]:
-        """Texts of all special tokens."""
-        added = self.core.get_added_tokens_decoder()
-        return tuple(token.content for i, token in sorted(added.items()) if token.special)
-
-    @property
-    def bos(self) -> int | None:
-        """The token before a document."""
-        return self._id("bos")
-
-    @property
-    def eos(self) -> int | None:
-        """The token after a document."""
-        return self._id("eos")
-
-    @property
-    def pad(self) -> int | None:
-        """The token that fills rows; no mask depends on it."""
-        return self._id("pad")
-
-    @property
-    def end_of_turn(self) -> int | None:
-        """The token after a turn of a conversation."""
-        return self._id("end_of_turn")
-
-    @cached_property
+    @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of the tokenizer."""
-        return hashlib.sha256((self.core.to_str() + json.dumps(self.names, sort_keys=True)).encode()).hexdigest()
+        """SHA-256 over vocabulary, rules and roles."""
+        content = json.dumps([self._settings, self.roles.as_dict()], sort_keys=True, ensure_ascii=True)
+        return hashlib.sha256(content.encode()).hexdigest()
 
-    def token_bytes(self, token: int) -> bytes:
-        """The bytes that a token stands for."""
-        text = self.core.id_to_token(token)
-        if token in self.special_ids or not isinstance(self.core.decoder, decoders.ByteLevel):
-            return self.core.decode([token], skip_special_tokens=False).encode()
-        return bytes(_BYTES[character] for character in text)
+    @property
+    def specials(self) -> dict[str, int]:
+        """The special tokens by their text."""
+        return dict(self._specials)
 
-    def _id(self, name: str) -> int | None:
-        text = self.names.get(name)
-        return None if text is None else self.core.token_to_id(text)
+    def id(self, token: str | None) -> int | None:
+        """The id of a token by its text in the vocabulary."""
+        return None if token is None else self._library.token_to_id(token)
+
+    def token_bytes(self, number: int) -> bytes:
+        """The bytes that a token stands for; a piece of a character for some tokens.
+
+        Raises:
+            UserError: there is no such id.
+        """
+        added = self._library.get_added_tokens_decoder().get(number)
+        if added is not None:
+            return added.content.encode("utf-8")
+        token = self._library.id_to_token(number)
+        if token is None:
+            raise UserError(
+                f"there is no token with the id {number}", why=f"ids go from 0 to {self.size - 1}"
+            )
+        if self._is_byte_level:
+            return b"".join(_BYTE_OF[c] if c in _BYTE_OF else c.encode() for c in token)
+        if re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", token):
+            return bytes([int(token[3:5], 16)])
+        return token.removeprefix("##").replace("▁", " ").encode("utf-8")
+
+    # -- use ---------------------------------------------------------------------------------------------------------
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`; nothing is added, special tokens written in it are recognised."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of each, on all cores."""
+        with _library_errors("the text to encode"):
+            found = self._library.encode_batch_fast(list(map(_checked, texts)), add_special_tokens=False)
+        return [encoding.ids for encoding in found]
+
+    def encode_after(self, pairs: Sequence[tuple[str, str]]) -> list[list[int]]:
+        """Ids of the second text of each pair as it goes on from the first, a `context` ("" for none).
+
+        For most vocabularies this is `encode_batch`. Those that put a space before the first word of a text (Llama 2)
+        would put one into the middle of a conversation that is encoded in pieces.
+        """
+        joined = self.encode_batch([context + text for context, text in pairs])
+        heads = {context: self.encode(context) if context else [] for context, _ in pairs}
+        found = []
+        for (context, text), ids in zip(pairs, joined, strict=True):
+            head = heads[context]
+            found.append(ids[len(head) :] if ids[: len(head)] == head else self.encode(text))
+        return found
+
+    def context(self, before: str) -> str:
+        """What of the text before a piece can change the piece's ids; for `encode_after`."""
+        if not before or not self._marks_beginnings:
+            return ""
+        return next((token for token in self._specials if before.endswith(token)), "\n")
+
+    def encode_plain(self, text: str) -> list[int]:
+        """Ids of `text` in which nothing is special, whatever is written in it."""
+        with _library_errors("the text to encode"):
+            ids = self._plain.encode(_checked(text), add_special_tokens=False).ids
+        if self.special_ids.isdisjoint(ids):
+            return ids
+        # Some vocabularies hold special tokens as ordinary words too; a cut inside the word keeps it from matching.
+        match = self._any_special.search(text)
+        if match is None:
+            return [number for number in ids if number not in self.special_ids]
+        cut = match.start() + 1
+        return self.encode_plain(text[:cut]) + self.encode_plain(text[cut:])
+
+    def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        """The text of `ids`; bytes that are no UTF-8 become U+FFFD."""
+        return self._library.decode(list(ids), skip_special_tokens=skip_special)
+
+    def split_special(self, text: str) -> list[str]:
+        """`text` cut at its special tokens; those are elements of their own."""
+        return [part for part in self._any_special.split(text) if part]
+
+    def compression(self, texts: Iterable[str]) -> Compression:
+        """Counts bytes, characters, words and tokens of `texts`."""
+        size = characters = words = tokens = 0
+        for batch in _batches(texts, 1000):
+            tokens += sum(map(len, self.encode_batch(batch)))
+            for text in batch:
+                size += len(text.encode("utf-8"))
+                characters += len(text)
+                words += len(text.split())
+        return Compression(size, characters, words, tokens)
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _any_special(self) -> re.Pattern[str]:
+        # Longest first: one special token may begin with another.
+        tokens = sorted(self._specials, key=len, reverse=True)
+        return re.compile("(" + "|".join(map(re.escape, tokens)) + ")" if tokens else "((?!))")
+
+    @functools.cached_property
+    def _plain(self) -> _Library:
+        settings = json.loads(json.dumps(self._settings))
+        for token in settings.get("added_tokens", ()):
+            token["special"] = token["special"] or token["content"] in self._specials
+        plain = _Library.from_str(json.dumps(settings))
+        plain.encode_special_tokens = True
+        return plain
+
+    @functools.cached_property
+    def _is_byte_level(self) -> bool:
+        return any(part.get("type") == "ByteLevel" for part in _parts(self._settings.get("decoder")))
+
+    @functools.cached_property
+    def _marks_beginnings(self) -> bool:
+        """Whether a text in the middle of another gets other ids than alone."""
+        for part in (*_parts(self._settings.get("normalizer")), *_parts(self._settings.get("pre_tokenizer"))):
+            scheme = part.get("prepend_scheme", "always" if part.get("add_prefix_space") else "never")
+            if part.get("type") == "Prepend" or (part.get("type") == "Metaspace" and scheme != "never"):
+                return True
+            if part.get("type") == "ByteLevel" and part.get("add_prefix_space"):
+                return True
+        return False
 
 
-def _alphabet() -> dict[str, int]:
-    """The byte of each character of the byte-level alphabet (GPT-2): printable ones are themselves."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}
+def _parts(settings: Any) -> Iterator[dict[str, Any]]:
+    """A step of the library's settings and the steps inside it."""
+    if isinstance(settings, dict):
+        yield settings
+        for value in settings.values():
+            for inner in value if isinstance(value, list) else [value]:
+                yield from _parts(inner)
 
 
-_BYTES = _alphabet()
-_TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|eom_id|>")
+def _batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:
+    batch: list[str] = []
+    for text in texts:
+        batch.append(text)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
-def _named(directory: Path, core: tokenizers.Tokenizer) -> dict[str, str | None]:
-    """Which tokens are bos, eos, pad and end of turn, by the files beside tokenizer.json."""
-    found: dict[str, Any] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        file = directory / name
-        if file.is_file():
-            try:
-                found |= json.loads(file.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise UserError(f"not valid JSON: {error}", where=str(file)) from error
-    names = {name: _content(found.get(f"{name}_token")) for name in ("bos", "eos", "pad")}
-    if not any(names.values()) and core.token_to_id(BOUNDARY) is not None:
-        names |= {"bos": BOUNDARY, "eos": BOUNDARY}
-    ends = [text for text in _TURN_ENDS if core.token_to_id(text) is not None]
-    return {**names, "end_of_turn": ends[0] if ends else None}
+def _checked(text: str) -> str:
+    """`text`, unless it holds half of a UTF-16 pair, which no bytes stand for."""
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"the text is not valid Unicode: {text[error.start]!r} at character {error.start}",
+                why="a lone surrogate is half of a character and has no bytes",
+                fix="decode the data as UTF-8, or with errors='replace'",
+            ) from None
+    return text
 
 
-def _content(token: Any) -> str | None:
-    return token.get("content") if isinstance(token, dict) else token
+@contextmanager
+def _library_errors(where: str) -> Iterator[None]:
+    """Turns what the library raises into a `UserError`."""
+    try:
+        yield
+    except (UserError, KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except (
+        BaseException
+    ) as error:  # a panic of the library's Rust code is no Exception, other errors are bare ones
+        raise UserError(f"the tokenizer library refuses it: {str(error)[:300]}", where=where) from None
+
+
+def _byte_alphabet() -> dict[str, bytes]:
+    """The byte of each character of GPT-2's alphabet: printable ones are themselves, others come after 255."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(BYTES) if byte not in printable]
+    named = {chr(byte): byte for byte in printable} | {chr(BYTES + n): byte for n, byte in enumerate(others)}
+    return {character: bytes([byte]) for character, byte in named.items()}
+
+
+_BYTE_OF = _byte_alphabet()

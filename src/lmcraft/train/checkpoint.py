@@ -7,7 +7,7 @@
 3. Reading verifies every checksum; a torn or flipped checkpoint is reported and the one before it is used.
 4. Old ones are deleted only after the new one has been read back and verified.
 
-Proved by tests/faults/test_kill.py and tests/unit/train/test_checkpoint.py.
+Proved by tests/faults/test_kill.py, tests/faults/test_checkpoint_damage.py and tests/unit/train/test_checkpoint.py.
 """
 
 from __future__ import annotations
@@ -48,22 +48,29 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     temporary = folder / f".{final.name}.tmp"
     size = sum(t.numel() * t.element_size() for part in checkpoint.tensors.values() for t in part.values())
     with writing(folder, bytes_needed=size + (1 << 20)):
-        temporary.mkdir()
-        for name, part in checkpoint.tensors.items():
-            save_file({key: tensor.contiguous() for key, tensor in part.items()}, temporary / f"{name}.safetensors")
-        state = {"step": checkpoint.step, **checkpoint.state}
-        (temporary / "state.json").write_text(json.dumps(state))
-        sums = {path.name: _sync_and_hash(path) for path in sorted(temporary.iterdir())}
-        manifest = temporary / "manifest.json"
-        manifest.write_text(json.dumps({"sha256": sums}, indent=2))
-        _sync_and_hash(manifest)
-        _sync_folder(temporary)
+        try:
+            _write(temporary, checkpoint)
+        except BaseException:  # what fills the disk must not stay on it
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
         if final.exists():  # an invalid one
             shutil.rmtree(final)
         os.rename(temporary, final)
         _sync_folder(folder)
     _rotate(folder, final, keep)
     return final
+
+
+def _write(folder: Path, checkpoint: Checkpoint) -> None:
+    folder.mkdir()
+    for name, part in checkpoint.tensors.items():
+        save_file({key: tensor.contiguous() for key, tensor in part.items()}, folder / f"{name}.safetensors")
+    (folder / "state.json").write_text(json.dumps({"step": checkpoint.step, **checkpoint.state}))
+    sums = {path.name: _sync_and_hash(path) for path in sorted(folder.iterdir())}
+    manifest = folder / "manifest.json"
+    manifest.write_text(json.dumps({"sha256": sums}, indent=2))
+    _sync_and_hash(manifest)
+    _sync_folder(folder)
 
 
 def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -88,7 +95,9 @@ def verify(path: Path) -> str | None:
             return "manifest.json does not list state.json"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
-    except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError):
+    except OSError as error:
+        return f"{Path(error.filename or path).name} cannot be read: {error.strerror}"
+    except (ValueError, KeyError, TypeError, AttributeError):
         return "manifest.json is not readable"
     return None
 
@@ -100,15 +109,21 @@ def _read(path: Path) -> Checkpoint:
 
 
 def _rotate(folder: Path, newest_path: Path, keep: int) -> None:
-    others = [path for path in _steps(folder) if path != newest_path]
-    surplus = others[: max(0, len(others) - (keep - 1))]
-    if surplus and verify(newest_path) is None:
-        for path in surplus:
+    others = [path for path in reversed(_steps(folder)) if path != newest_path]
+    if len(others) < keep or verify(newest_path) is not None:
+        return
+    kept = 1
+    for path in others:  # a damaged one does not count as kept
+        if kept < keep and verify(path) is None:
+            kept += 1
+        else:
             shutil.rmtree(path)
 
 
 def _steps(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob(f"{PREFIX}*") if path.is_dir())
+    """Checkpoints in order of their steps."""
+    found = [path for path in folder.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdecimal()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix(PREFIX)))
 
 
 def _hash(path: Path) -> str:

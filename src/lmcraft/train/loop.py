@@ -5,7 +5,8 @@
 
 1. The number of trained targets of the whole step is known before the first backward, and only this file divides. So
    16 rows at once and 16 times one row give the same update.
-2. A loss or gradient that is not finite stops training before it touches a weight, and names step and rows.
+2. A loss or gradient that is not finite stops training before it touches a weight, and names step and rows; weights
+   that are not finite are never saved.
 3. A checkpoint holds weights, optimizer state, random states and the data position; the schedule is a function of the
    step. Training that was killed and started again ends with the same bits as training that was not.
 4. SIGINT and SIGTERM are answered after the step at hand: save, then stop. Leaving the loop with `break` saves too.
@@ -100,10 +101,13 @@ def train(
     """
     assert config.steps and config.lr and config.precision != "auto"
     device = next(model.parameters()).device
-    optimizers = optim.build(config.optim, config.lr, model)
+    products = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    optimizers = optim.build(config.optim, config.lr, model, products)
     done = _resume(model, optimizers, loader, checkpoints, report)
 
     def save(step: int) -> None:
+        if broken := _not_finite(model, of="data"):
+            raise _problem(f"made weights that are not finite in {broken}", step, batch.rows)
         tensors = {"model": _weights(model), "optimizer": optimizers.state(), "random": randomness.tensors()}
         state = {"read": loader.read, "random": randomness.state()}
         checkpoint.save(checkpoints, checkpoint.Checkpoint(step, tensors, state), config.keep)
@@ -127,7 +131,8 @@ def train(
                 total += value
             norm = _gradient_norm(model)
             if not math.isfinite(norm):
-                raise _problem(f"has a gradient that is not finite in {_broken(model)}", done + 1, batch.rows)
+                place = _not_finite(model, of="grad") or "its norm"
+                raise _problem(f"has a gradient that is not finite in {place}", done + 1, batch.rows)
             if config.optim.clip:
                 _scale_gradients(model, min(1.0, config.optim.clip / (norm + 1e-6)))
             share = optim.factor(config.optim, done, config.steps)
@@ -195,8 +200,10 @@ def _scale_gradients(model: nn.Module, scale: float) -> None:
         torch._foreach_mul_(_gradients(model), scale)
 
 
-def _broken(model: nn.Module) -> str:
-    names = [n for n, p in model.named_parameters() if p.grad is not None and not bool(p.grad.isfinite().all())]
+def _not_finite(model: nn.Module, of: str) -> str:
+    """Names of the parameters whose `data` or `grad` holds a NaN or an infinity; empty if none."""
+    found = ((name, getattr(parameter, of)) for name, parameter in model.named_parameters())
+    names = [name for name, tensor in found if tensor is not None and not bool(tensor.isfinite().all())]
     return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
 
 

@@ -24,6 +24,7 @@ from ..data.batch import IGNORE
 from ..models.model import Model
 
 CHUNK_ELEMENTS = 1 << 20
+CHUNK_ROWS = 1024  # of logits at a time where no gradient needs them: 16 windows of 1,024 tokens would fill gigabytes
 
 
 def summed_cross_entropy(model: Model, hidden_BTD: Tensor, targets_BT: Tensor) -> Tensor:
@@ -35,8 +36,9 @@ def summed_cross_entropy(model: Model, hidden_BTD: Tensor, targets_BT: Tensor) -
 def cross_entropies(model: Model, hidden_BTD: Tensor, targets_BT: Tensor) -> Tensor:
     """−log p(target) of every trained position in reading order, float32 [N]."""
     trained_BT = targets_BT != IGNORE
-    logits_NV = model.head(hidden_BTD[trained_BT])
-    return F.cross_entropy(logits_NV.float(), targets_BT[trained_BT], reduction="none")
+    hidden_ND, targets_N = hidden_BTD[trained_BT], targets_BT[trained_BT]
+    parts = zip(hidden_ND.split(CHUNK_ROWS), targets_N.split(CHUNK_ROWS), strict=True)
+    return torch.cat([F.cross_entropy(model.head(h).float(), t, reduction="none") for h, t in parts])
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
@@ -62,4 +64,6 @@ class _SummedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None]:
-        return ctx.gradient_NV.mul_(scale), None
+        gradient_NV, ctx.gradient_NV = ctx.gradient_NV, None
+        assert gradient_NV is not None, "backward ran through this loss before; its gradient is made only once"
+        return gradient_NV.mul_(scale), None

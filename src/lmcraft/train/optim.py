@@ -3,8 +3,8 @@
 1. AdamW (Loshchilov and Hutter, arXiv 1711.05101): no weight decay on vectors (norms, biases) and embeddings.
 2. Muon (Jordan et al. 2024): the momentum of a hidden weight matrix is replaced by its nearest orthogonal matrix, by
    five Newton-Schulz steps, scaled by max(1, rows/columns)^½. Embeddings, head and vectors stay with AdamW.
-   Matrices of one shape are orthogonalised together, in float32 where bfloat16 products are slow; that is why it is
-   written here although torch has a Muon, against which it is tested.
+   Matrices of one shape are orthogonalised together, and in float32 unless the run computes in bfloat16, which many
+   processors do slowly; that is why it is written here although torch has a Muon, against which it is tested.
 3. A schedule is a pure function of step/steps, so it has no state to save.
 
 Proved by tests/unit/train/test_optim.py.
@@ -51,8 +51,14 @@ def factor(config: Config, step: int, steps: int) -> float:
     return config.final + (1 - config.final) * shape
 
 
-def build(config: Config, lr: float, model: nn.Module) -> Optimizers:
-    """The optimizers of every parameter that is trained, with peak learning rate `lr`."""
+def build(
+    config: Config, lr: float, model: nn.Module, products: torch.dtype = torch.float32
+) -> Optimizers:
+    """The optimizers of every parameter that is trained, with peak learning rate `lr`.
+
+    Args:
+        products: in which numbers Muon multiplies matrices.
+    """
     lookups = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     if isinstance(head := getattr(model, "output", None), nn.Linear):
         lookups.add(id(head.weight))
@@ -62,7 +68,7 @@ def build(config: Config, lr: float, model: nn.Module) -> Optimizers:
     parts: list[torch.optim.Optimizer] = []
     groups = [{"params": others, "weight_decay": 0.0}]
     if config.kind == "muon" and matrices:
-        parts.append(Muon(matrices, lr * config.matrix_lr_scale, config.momentum, config.weight_decay))
+        parts.append(Muon(matrices, lr * config.matrix_lr_scale, config.momentum, config.weight_decay, products))
     else:
         groups.append({"params": matrices, "weight_decay": config.weight_decay})
     groups = [group for group in groups if group["params"]]
@@ -113,8 +119,12 @@ class Optimizers:
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised (see the module's docstring); decoupled weight decay as in AdamW."""
 
-    def __init__(self, matrices: list[nn.Parameter], lr: float, momentum: float, weight_decay: float) -> None:
+    def __init__(
+        self, matrices: list[nn.Parameter], lr: float, momentum: float, weight_decay: float,
+        products: torch.dtype = torch.float32,
+    ) -> None:  # fmt: skip
         super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.products = products
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -135,7 +145,7 @@ class Muon(torch.optim.Optimizer):
                 state["momentum"] = torch.zeros_like(matrix)
             state["momentum"].lerp_(matrix.grad, 1 - group["momentum"])
             directions.append(matrix.grad.lerp(state["momentum"], group["momentum"]))
-        updates = orthogonal(torch.stack(directions))
+        updates = orthogonal(torch.stack(directions).to(self.products))
         rows, columns = matrices[0].shape
         size = group["lr"] * max(1.0, rows / columns) ** 0.5
         for matrix, update in zip(matrices, updates.unbind(), strict=True):
@@ -149,10 +159,8 @@ def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
     Singular values end between about 0.7 and 1.2; the coefficients are those of the Muon authors.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrices.to(torch.bfloat16) if matrices.is_cuda else matrices.float()
-    tall = x.shape[-2] > x.shape[-1]
-    if tall:
-        x = x.mT
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     for _ in range(steps):
         square = x @ x.mT

@@ -49,7 +49,7 @@ class Config(config.Strict):
 def check(text: str, *overrides: str) -> Config:
     document = config.parse(text, "a.yaml")
     for override in overrides:
-        config._override(document, override)
+        config.override(document, override)
     return config.validate(Config, document)
 
 

@@ -46,7 +46,8 @@ def test_targets_are_the_next_ids(tokens):
 
 def test_untrained_ids_are_no_targets(tmp_path):
     """A failure would mean that prompts are trained."""
-    shard = write(tmp_path / "s", [Document([1, 2, 3, 4], [True, False, True, False], Where("x", 1))], 10, {}, Counter())
+    document = Document([1, 2, 3, 4], [True, False, True, False], Where("x", 1))
+    shard = write(tmp_path / "s", [document], 10, {}, Counter())
     batch = Loader(shard, 5, 1, seed=0).next()
     assert batch.targets_BT.tolist() == [[IGNORE, 3, IGNORE, IGNORE, IGNORE]]
     assert batch.count == 1 and batch.tokens == 3
@@ -146,6 +147,6 @@ def test_split_keeps_all_rows_in_order(rows, size):
     batch = Batch(tensor, tensor, tensor, [str(r) for r in range(rows)])
     parts = list(batch.split(size))
     assert torch.equal(torch.cat([p.tokens_BT for p in parts]), tensor)
-    assert sum((p.rows for p in parts), []) == batch.rows
+    assert [row for part in parts for row in part.rows] == batch.rows
     assert all(len(p.tokens_BT) <= size for p in parts)
     assert sum(p.count for p in parts) == batch.count
