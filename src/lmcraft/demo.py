@@ -24,6 +24,7 @@ import torch
 from . import api, recipe
 from .core.device import keep_freed_memory
 from .core.disk import write_json
+from .core.errors import UserError
 from .core.log import say
 from .core.run import Run
 from .data.batch import Batch
@@ -79,9 +80,12 @@ def run(out: Path, data: str, minutes: float, steps: Steps | None, follow: Follo
     if summary_file.exists():
         say(f"{out} is finished already; delete it to begin again")
         return json.loads(summary_file.read_text())
-    out.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     dataset = prepare(DataConfig(files=(data,)), SEED)
+    for record in dataset.train:
+        if not isinstance(record, Chat):
+            raise UserError("the demo needs conversations", where=str(record.where), fix="lmcraft demo --data chitchat")
+    out.mkdir(parents=True, exist_ok=True)
     counts = ", ".join(f"{k} {v:,}" for k, v in dataset.report.items() if isinstance(v, int))
     say(f"conversations: {counts}")
     tokenizer = _tokenizer(out, dataset)

@@ -179,9 +179,9 @@ BASES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "a config that is a list": (garbled("config.json", "[1]"), ["config.json"]),
     "a config without sizes": (garbled("config.json", '{"model_type": "llama"}'), ["config.json", "'vocab_size'"]),
     "a model nobody knows": (garbled("config.json", '{"model_type": "x"}'), ["'x' cannot be read", "llama"]),
-    "a tokenizer of garbage": (garbled("tokenizer.json", '{"a": 1}'), ["the tokenizer cannot be read", "tokenizer.json"]),
+    "a tokenizer of garbage": (garbled("tokenizer.json", '{"a": 1}'), ["the tokenizer library refuses", "tokenizer.json"]),
     "tokenizer settings of garbage": (garbled("tokenizer_config.json", "[]"), ["tokenizer_config.json"]),
-    "no model yet": (lambda run: shutil.rmtree(run / "model"), ["this run has no model yet", "goes on"]),
+    "no model yet": (lambda run: shutil.rmtree(run / "model"), ["this run has no model yet", "to finish it"]),
     "nothing": (shutil.rmtree, ["there is no model here", "lmcraft runs"]),
 }  # fmt: skip
 

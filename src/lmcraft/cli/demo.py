@@ -49,7 +49,9 @@ def _numbers(steps: str) -> tuple[int, int]:
     """The two numbers of `--steps`."""
     words = [word.strip() for word in steps.split(",")]
     if len(words) != 2 or not all(word.isdecimal() and 0 < int(word) < 10**9 for word in words):
-        raise UserError(f"{steps!r} is not two numbers of steps", where="option --steps", fix="for example --steps 300,100")
+        raise UserError(
+            f"{steps!r} is not two numbers of steps", where="option --steps", fix="for example --steps 300,100"
+        )
     return int(words[0]), int(words[1])
 
 

@@ -120,7 +120,7 @@ def test_a_vocabulary_without_room_for_bytes_is_refused() -> None:
 
 def test_a_small_corpus_gives_a_smaller_vocabulary() -> None:
     """If this failed, embeddings would have rows that no text ever trains."""
-    assert Tokenizer.train(["ab ab"], 4096).size == 262  # "ab" and " ab"? only pairs seen twice: "ab"
+    assert Tokenizer.train(["ab ab"], 4096).size == 261  # "ab" occurs twice, " ab" once
     assert Tokenizer.train(["ab"], 4096).size == 260
 
 
@@ -222,7 +222,7 @@ def test_a_prompt_and_its_answer_are_not_their_sum(tokenizer: Tokenizer) -> None
 def test_the_split_is_one_that_other_programs_know(text: str) -> None:
     """If this failed, an exported GGUF would cut texts in other places than the model was trained with."""
     reference = pre_tokenizers.Split(Regex(LLAMA_3_SPLIT), "isolated")
-    ours = pre_tokenizers.PreTokenizer.__getitem__ if False else trained_once()._library.pre_tokenizer
+    ours = trained_once()._library.pre_tokenizer
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     expected = pre_tokenizers.Sequence([reference, byte_level]).pre_tokenize_str(text)
     assert ours.pre_tokenize_str(text) == expected
