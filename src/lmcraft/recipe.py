@@ -65,7 +65,8 @@ def read(source: str | Path | None, overrides: Sequence[str] = ()) -> Recipe:
         UserError: listing every mistake with its file and line or argument.
     """
     if source is not None and str(source) in find.names("stages"):
-        document = Document("arguments", {"stage": {"kind": str(source)}}, {(): "arguments"})
+        places = dict.fromkeys(((), ("stage",), ("stage", "kind")), "arguments")
+        document = Document("arguments", {"stage": {"kind": str(source)}}, places)
     elif source is not None and not Path(source).exists() and not str(source).endswith((".yaml", ".yml")):
         find.module("stages", str(source))  # says which stages there are
         raise AssertionError("a name that is no stage was accepted")

@@ -46,7 +46,15 @@ def make(kind: str, settings: dict, seed: int = 0) -> Engine:
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     schema = find.module("models", kind).Config
-    size = {"vocab": VOCAB, "context": CONTEXT, "layers": 2, "width": 32, "heads": 4, "tied": False, "dropout": 0.2}
+    size = {
+        "vocab": VOCAB,
+        "context": CONTEXT,
+        "layers": 2,
+        "width": 32,
+        "heads": 4,
+        "tied": False,
+        "dropout": 0.2,
+    }
     model = models.build(schema(**{k: v for k, v in size.items() if k in schema.model_fields} | settings))
     with torch.no_grad():
         for parameter in model.parameters():
@@ -88,7 +96,9 @@ def test_greedy_with_memory_equals_recomputing_everything(kind, settings):
 
 
 @every_model
-@pytest.mark.parametrize("options", [{}, {"temperature": 0.7, "top_k": 20}, {"top_p": 0.8, "repetition_penalty": 1.3}])
+@pytest.mark.parametrize(
+    "options", [{}, {"temperature": 0.7, "top_k": 20}, {"top_p": 0.8, "repetition_penalty": 1.3}]
+)
 def test_sampling_with_memory_equals_recomputing_everything(kind, settings, options):
     """A difference would mean that sampled text depends on how it was computed."""
     engine = make(kind, settings)
@@ -122,7 +132,9 @@ def test_logprobs_of_sampled_tokens_are_what_score_says(kind, settings):
     """A difference would mean a false KL in RLHF: sampler and scorer disagree (trap 40)."""
     engine = make(kind, settings)
     requests = prompts(3, 11, 6)
-    found = engine.generate(requests, [Sampling(seed=i, max_new_tokens=15, temperature=1.5) for i in range(3)])
+    found = engine.generate(
+        requests, [Sampling(seed=i, max_new_tokens=15, temperature=1.5) for i in range(3)]
+    )
     scores = engine.score([(r, c.tokens) for r, c in zip(requests, found, strict=True)])
     for completion, score in zip(found, scores, strict=True):
         assert completion.logprobs == pytest.approx(score.tokens, abs=1e-5, rel=1e-5)
@@ -143,7 +155,7 @@ def test_greedy_answers_score_as_greedy(kind, settings):
 def test_scores_do_not_depend_on_the_batch(kind, settings):
     """A difference would mean that an evaluation depends on its batch size (trap 52)."""
     engine = make(kind, settings)
-    ids = [p for p in prompts(2, 30, 9, 17, 5, 24, 3)]
+    ids = prompts(2, 30, 9, 17, 5, 24, 3)
     pairs = [(p[: max(1, len(p) // 2)], p[max(1, len(p) // 2) :]) for p in ids]
     alone = [engine.score([pair])[0] for pair in pairs]
     for batch_size in (2, 3, 32):
@@ -161,10 +173,15 @@ def test_scores_by_hand(kind, settings):
     engine.model.eval()
     with torch.no_grad():
         logits_TV = engine.model.head(engine.model(torch.tensor([ids])))[0].double()
-    expected = [float(logits_TV[t - 1, ids[t]] - logits_TV[t - 1].logsumexp(-1)) for t in range(len(context), len(ids))]
+    expected = [
+        float(logits_TV[t - 1, ids[t]] - logits_TV[t - 1].logsumexp(-1))
+        for t in range(len(context), len(ids))
+    ]
     assert engine.score([(context, continuation)])[0].tokens == pytest.approx(expected, abs=1e-5)
     whole = engine.score([(ids[:1], ids[1:])])[0].tokens
-    assert whole[-3:] == pytest.approx(expected, abs=1e-5)  # a continuation scores the same inside a longer one
+    assert whole[-3:] == pytest.approx(
+        expected, abs=1e-5
+    )  # a continuation scores the same inside a longer one
 
 
 def test_an_empty_continuation_scores_zero():
@@ -291,7 +308,9 @@ def test_streamed_pieces_are_the_final_text(kind, settings):
     """A difference would mean that what a user watched is not what is stored."""
     engine = make(kind, settings)
     requests = prompts(3, 9, 5, 12)
-    samplings = [Sampling(seed=i, max_new_tokens=20, stop=("a", "zz", "\n"), temperature=1.2) for i in range(4)]
+    samplings = [
+        Sampling(seed=i, max_new_tokens=20, stop=("a", "zz", "\n"), temperature=1.2) for i in range(4)
+    ]
     shown, done = [""] * 4, {}
     for piece in engine.stream(requests, samplings):
         assert piece.request not in done  # nothing after the end
@@ -332,7 +351,9 @@ def test_global_random_state_is_not_touched(kind, settings):
 def test_seeds_differ():
     """A failure would mean that asking again never gives another answer."""
     engine = make("decoder", {})
-    texts = {tuple(engine.generate(prompts(4), Sampling(seed=s, max_new_tokens=8))[0].tokens) for s in range(10)}
+    texts = {
+        tuple(engine.generate(prompts(4), Sampling(seed=s, max_new_tokens=8))[0].tokens) for s in range(10)
+    }
     assert len(texts) == 10
 
 
@@ -341,10 +362,14 @@ def test_first_tokens_follow_the_models_distribution():
     engine = make("decoder", {})
     (request,) = prompts(4)
     count = 300
-    found = engine.generate([request] * count, [Sampling(seed=s, max_new_tokens=1) for s in range(count)], 100)
+    found = engine.generate(
+        [request] * count, [Sampling(seed=s, max_new_tokens=1) for s in range(count)], 100
+    )
     with torch.no_grad():
         engine.model.eval()
-        p_V = torch.softmax(engine.model.head(engine.model(torch.tensor([request])))[0, -1].double(), -1).numpy()
+        p_V = torch.softmax(
+            engine.model.head(engine.model(torch.tensor([request])))[0, -1].double(), -1
+        ).numpy()
     likely = np.argsort(-p_V)
     cells = np.array_split(likely, 8)  # of equal size, not of equal probability
     expected = np.array([p_V[cell].sum() * count for cell in cells])

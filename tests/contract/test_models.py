@@ -96,7 +96,9 @@ def test_ragged_prompts_with_memory_equal_each_row_alone(kind, settings):
     memory = model.start(4, max(lengths) + steps)
     found = [logits(model, prompts_BT, segments_BT, memory)]
     found += [
-        logits(model, torch.stack([w[n + t] for w, n in zip(whole, lengths, strict=True)])[:, None], None, memory)
+        logits(
+            model, torch.stack([w[n + t] for w, n in zip(whole, lengths, strict=True)])[:, None], None, memory
+        )
         for t in range(steps)
     ]
     for b, length in enumerate(lengths):
@@ -141,7 +143,9 @@ def test_no_segments_means_one_document(kind, settings):
     """A difference would mean that training and scoring disagree about what a plain row is."""
     model = build(kind, settings)
     tokens_BT = tokens(2, 17)
-    torch.testing.assert_close(logits(model, tokens_BT, torch.ones_like(tokens_BT)), logits(model, tokens_BT), **CLOSE)
+    torch.testing.assert_close(
+        logits(model, tokens_BT, torch.ones_like(tokens_BT)), logits(model, tokens_BT), **CLOSE
+    )
 
 
 @every_model
@@ -159,7 +163,12 @@ def test_future_tokens_do_not_show(kind, settings):
 @every_model
 @pytest.mark.parametrize(
     "layout",
-    [[1] * 8 + [0] * 4, [0] * 4 + [1] * 8, [0, 0] + [1] * 5 + [0, 0] + [2] * 3, [1, 1, 0, 2, 2, 2, 0, 0, 3, 0, 4, 4]],
+    [
+        [1] * 8 + [0] * 4,
+        [0] * 4 + [1] * 8,
+        [0, 0] + [1] * 5 + [0, 0] + [2] * 3,
+        [1, 1, 0, 2, 2, 2, 0, 0, 3, 0, 4, 4],
+    ],
     ids=["right", "left", "around", "between"],
 )
 def test_padding_has_no_effect(kind, settings, layout):
@@ -171,7 +180,9 @@ def test_padding_has_no_effect(kind, settings, layout):
     real_BT = segments_BT != 0
     with_padding = logits(model, tokens_BT, segments_BT)
     assert with_padding.isfinite().all()
-    torch.testing.assert_close(logits(model, other_BT, segments_BT)[real_BT], with_padding[real_BT], rtol=0, atol=0)
+    torch.testing.assert_close(
+        logits(model, other_BT, segments_BT)[real_BT], with_padding[real_BT], rtol=0, atol=0
+    )
     alone = [logits(model, tokens_BT[:, segments_BT[0] == n])[0] for n in sorted({*layout} - {0})]
     torch.testing.assert_close(with_padding[real_BT], torch.cat(alone), **CLOSE)
 

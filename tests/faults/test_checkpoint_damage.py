@@ -21,7 +21,10 @@ def made(step: int) -> Checkpoint:
     draw = torch.Generator().manual_seed(step)
     return Checkpoint(
         step,
-        {"model": {"w": torch.randn(7, 5, generator=draw)}, "optimizer": {"0.0.m": torch.randn(7, 5, generator=draw)}},
+        {
+            "model": {"w": torch.randn(7, 5, generator=draw)},
+            "optimizer": {"0.0.m": torch.randn(7, 5, generator=draw)},
+        },
         {"read": step, "random": {"numpy": list(range(20))}},
     )
 

@@ -17,7 +17,7 @@ import pytest
 from lmcraft.data import synthetic
 from lmcraft.train import checkpoint
 
-DRIVER = '''
+DRIVER = """
 import os, random, signal, sys, time
 from pathlib import Path
 import torch
@@ -76,7 +76,7 @@ for kill in range(int(kills)):
     inside += writing()
 assert os.waitstatus_to_exitcode(os.waitpid(start(), 0)[1]) == 0, f"see {out}.log"
 print(inside)
-'''
+"""
 SETTINGS = [
     "model=nano", "model.width=32", "model.context=64", "model.dropout=0.1", "tokenizer.vocab=300",
     "train.batch_size=8", "train.micro_batch_size=4", "train.save_every=1", "train.precision=fp32",

@@ -30,7 +30,9 @@ class Stage:
         value = summed_cross_entropy(net, net(batch.tokens_BT, batch.segments_BT), batch.targets_BT)
         if self.calls != self.breaks_at:
             return value
-        return {"inf": value * float("inf"), "nan": value * float("nan"), "gradient": _Bad.apply(value)}[self.how]
+        return {"inf": value * float("inf"), "nan": value * float("nan"), "gradient": _Bad.apply(value)}[
+            self.how
+        ]
 
 
 class _Bad(torch.autograd.Function):
@@ -49,7 +51,9 @@ class _Bad(torch.autograd.Function):
 def loader(tmp_path):
     torch.set_num_threads(1)
     draw = np.random.default_rng(0)
-    documents = [Document(draw.integers(0, VOCAB, 8).tolist(), None, Where("rows.jsonl", n + 1)) for n in range(12)]
+    documents = [
+        Document(draw.integers(0, VOCAB, 8).tolist(), None, Where("rows.jsonl", n + 1)) for n in range(12)
+    ]
     shard = write(tmp_path / "shard", documents, VOCAB, {}, Counter())
     return lambda: Loader(shard, WIDTH, 4, seed=0, pack=False)
 
@@ -60,7 +64,14 @@ def fresh() -> torch.nn.Module:
 
 
 def config(**settings) -> loop.Config:
-    given = {"steps": 8, "batch_size": 4, "micro_batch_size": 2, "lr": 1e-3, "precision": "fp32", "save_every": 1}
+    given = {
+        "steps": 8,
+        "batch_size": 4,
+        "micro_batch_size": 2,
+        "lr": 1e-3,
+        "precision": "fp32",
+        "save_every": 1,
+    }
     return loop.Config(**(given | settings))
 
 
@@ -107,7 +118,9 @@ def test_a_broken_weight_is_noticed_and_never_saved(loader, tmp_path, value, cas
     name = sorted(names)[int(draw.integers(len(names)))]
     save_every = int(draw.choice([1, 3, 100]))
     with pytest.raises(UserError) as caught:
-        for step in loop.train(Stage(), net, loader(), config(save_every=save_every), tmp_path / "c", lambda _: None):
+        for step in loop.train(
+            Stage(), net, loader(), config(save_every=save_every), tmp_path / "c", lambda _: None
+        ):
             assert step.number <= at
             if step.number == at:
                 with torch.no_grad():
@@ -126,7 +139,9 @@ def test_an_update_that_overflows_is_never_saved(loader, tmp_path, optimizer):
     """A failure would mean that a much too large learning rate leaves a run that can only be thrown away."""
     settings = {"optim": {"kind": optimizer, "warmup": 0, "weight_decay": 0.0}, "lr": 1e37}
     with pytest.raises(UserError, match=r"not finite|loss of"):
-        for _ in loop.train(Stage(), fresh(), loader(), config(**settings), tmp_path / "c", lambda text: None):
+        for _ in loop.train(
+            Stage(), fresh(), loader(), config(**settings), tmp_path / "c", lambda text: None
+        ):
             pass
     found, _ = checkpoint.newest(tmp_path / "c")
     assert found is None or all(t.isfinite().all() for t in found.tensors["model"].values())

@@ -1,4 +1,4 @@
-"""Rows, batches and data sets in which nothing is trained are told, with file and line, instead of passing for training."""
+"""Rows, batches and data sets in which nothing is trained are told, with file and line."""
 
 from __future__ import annotations
 

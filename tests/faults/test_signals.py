@@ -26,21 +26,27 @@ PATIENCE_S = 120
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory) -> Path:
     file = tmp_path_factory.mktemp("data") / "texts.jsonl"
-    file.write_text("".join(json.dumps({"text": record.text}) + "\n" for record in synthetic.texts(40, seed=0)))
+    file.write_text(
+        "".join(json.dumps({"text": record.text}) + "\n" for record in synthetic.texts(40, seed=0))
+    )
     return file
 
 
-def start(place: Path, data: Path, steps: int) -> subprocess.Popen:
-    command = [sys.executable, "-m", "lmcraft", "train", "pretrain", f"data={data}", *SETTINGS, f"train.steps={steps}"]
+def launch(*arguments: object) -> subprocess.Popen:
     return subprocess.Popen(
-        [*command, "--out", str(place)], env=os.environ | {"OMP_NUM_THREADS": "1"},
+        [sys.executable, "-m", "lmcraft", "train", *map(str, arguments)], env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
+def start(place: Path, data: Path, steps: int) -> subprocess.Popen:
+    return launch("pretrain", f"data={data}", *SETTINGS, f"train.steps={steps}", "--out", place)
+
+
 def rows(place: Path) -> list[dict]:
     file = place / "metrics.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines(keepends=True) if line[-1] == "\n"] if file.exists() else []
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    return [json.loads(line) for line in lines if line[-1] == "\n"]
 
 
 def after_steps(place: Path, steps: int, process: subprocess.Popen) -> None:
@@ -67,15 +73,19 @@ def test_a_signal_saves_and_the_same_command_goes_on(texts, tmp_path, number, co
     process.send_signal(number)
     out, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == code, said
-    assert "Traceback" not in said and "run the same command again" in said and out == ""
+    config = tmp_path / "run" / "config.yaml"
+    assert "Traceback" not in said and f"lmcraft train {config} goes on" in said and out == ""
     saved = last(tmp_path / "run").step
     assert seen <= saved < steps
-    assert [row["step"] for row in rows(tmp_path / "run")] == list(range(1, saved + 1))  # saved after the step at hand
+    assert [row["step"] for row in rows(tmp_path / "run")] == list(
+        range(1, saved + 1)
+    )  # saved after the step at hand
     state = json.loads((tmp_path / "run" / "state.json").read_text())
     assert state["status"] == "interrupted" and state["step"] == saved
 
-    processes = [start(tmp_path / "run", texts, steps), start(tmp_path / "whole", texts, steps)]
-    for process in processes:
+    # Both ways to go on: the same command, and the one that the message names.
+    resumed = start(tmp_path / "run", texts, steps) if number == signal.SIGTERM else launch(config)
+    for process in (resumed, start(tmp_path / "whole", texts, steps)):
         _, said = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0, said
     resumed, whole = last(tmp_path / "run"), last(tmp_path / "whole")
@@ -84,7 +94,9 @@ def test_a_signal_saves_and_the_same_command_goes_on(texts, tmp_path, number, co
         assert resumed.tensors[part].keys() == tensors.keys()
         for name, tensor in tensors.items():
             assert torch.equal(resumed.tensors[part][name], tensor), f"{part} {name}"
-    ours, theirs = ([(r["step"], r["loss"], r["grad_norm"]) for r in rows(tmp_path / n)] for n in ("run", "whole"))
+    ours, theirs = (
+        [(r["step"], r["loss"], r["grad_norm"]) for r in rows(tmp_path / n)] for n in ("run", "whole")
+    )
     assert ours == theirs
 
 
@@ -122,13 +134,17 @@ with listening() as request:
 def test_a_second_signal_exits_at_once(first, second, code):
     """A failure would mean that a step that hangs cannot be left with Ctrl-C."""
     numbers = [str(int(first)), str(int(second))]
-    done = subprocess.run([sys.executable, "-c", BUSY, *numbers], capture_output=True, text=True, timeout=PATIENCE_S)
+    done = subprocess.run(
+        [sys.executable, "-c", BUSY, *numbers], capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert done.returncode == code and done.stdout == ""
 
 
 def test_one_signal_is_only_noted():
     """A failure would mean that the step at hand is torn."""
-    process = subprocess.Popen([sys.executable, "-c", BUSY, str(int(signal.SIGINT))], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", BUSY, str(int(signal.SIGINT))], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     try:
         assert process.stdout.readline() == f"{int(signal.SIGINT)}\n"

@@ -63,7 +63,9 @@ def loader(tmp_path):
 def fresh(kind: str) -> torch.nn.Module:
     torch.manual_seed(3)
     size = {"vocab": VOCAB, "context": WIDTH, "layers": 2, "width": 32}
-    config = decoder.Config(heads=4, kv_heads=2, **size) if kind == "decoder" else rnn.Config(cell=kind, **size)
+    config = (
+        decoder.Config(heads=4, kv_heads=2, **size) if kind == "decoder" else rnn.Config(cell=kind, **size)
+    )
     return model.build(config)
 
 
@@ -133,7 +135,9 @@ def test_loss_and_gradient_norm_do_not_depend_on_micro_batches(loader, tmp_path)
     seen = {}
     for micro in (16, 4, 1):
         config = loop.Config(steps=STEPS, batch_size=ROWS, micro_batch_size=micro, lr=1e-3, precision="fp32")
-        steps = loop.train(NextToken(), fresh("decoder"), loader(), config, tmp_path / str(micro), lambda text: None)
+        steps = loop.train(
+            NextToken(), fresh("decoder"), loader(), config, tmp_path / str(micro), lambda text: None
+        )
         seen[micro] = [(step.loss, step.grad_norm, step.targets, step.tokens) for step in steps]
     for micro in (4, 1):
         np.testing.assert_allclose(seen[micro], seen[16], rtol=2e-5)

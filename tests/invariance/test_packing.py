@@ -99,5 +99,7 @@ def test_documents_longer_than_a_row_keep_all_targets(tmp_path):
     for pack in (True, False):
         loader = Loader(tokens, WIDTH, 4, 0, pack=pack)
         batch = everything(loader)
-        expected = int(tokens.trained.sum()) - int(tokens.trained[tokens.offsets[:-1]].sum())  # all but first ids
+        expected = int(tokens.trained.sum()) - int(
+            tokens.trained[tokens.offsets[:-1]].sum()
+        )  # all but first ids
         assert batch.count == expected == loader.fill.targets

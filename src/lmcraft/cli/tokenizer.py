@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..core.errors import UserError
 from ..core.log import Progress, say
-from ..data.load import load
-from ..data.records import Record, parts
-from ..data.store import resolve
-from ..text.tokenizer import Compression, Tokenizer
 from .output import emit, table
-from .settings import AsJson
+
+if TYPE_CHECKING:
+    from ..data.records import Record
+    from ..text.tokenizer import Compression, Tokenizer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 app = typer.Typer(help=(__doc__ or "").partition("\n")[0], no_args_is_help=True)
 
@@ -44,6 +45,9 @@ def train(
     The same texts give the same tokenizer, in whatever order they come. A model keeps the tokenizer that it was
     trained with; a new one is for a new model.
     """
+    from ..data.load import load
+    from ..text.tokenizer import Tokenizer
+
     if (out / "tokenizer.json").exists() and not overwrite:
         raise UserError(
             "there is a tokenizer already", where=str(out / "tokenizer.json"),
@@ -51,11 +55,12 @@ def train(
             fix="name another --out, or add --overwrite",
         )  # fmt: skip
     loaded = load([str(file) for file in files])
-    if loaded.problems:
-        say(f"note: {len(loaded.problems):,} rows were left out; `lmcraft data` lists them")
     texts = [text for record in loaded.records for text in _texts(record)]
     if not any(texts):
+        loaded.require()
         raise UserError("there is no text to learn from", where=", ".join(map(str, files)))
+    if loaded.problems:
+        say(f"note: {len(loaded.problems):,} rows were left out; `lmcraft data` lists them")
     with Progress(None, "texts", "tokenizer") as progress:
         tokenizer = Tokenizer.train(_counted(texts, progress), vocab)
     tokenizer.save(out)
@@ -78,6 +83,8 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show where a tokenizer cuts a text, the ids, and how much text a token holds."""
+    from ..text.tokenizer import Compression, Tokenizer
+
     found = Tokenizer.load(_place(tokenizer))
     if text is None:
         text = "" if sys.stdin.isatty() else sys.stdin.read()
@@ -94,11 +101,15 @@ def show(
 
 def _place(name: str) -> Path:
     """Where the tokenizer is: a run keeps it with its model."""
+    from ..data.store import resolve
+
     place = resolve(name)
     return place / "model" if (place / "model" / "tokenizer.json").is_file() else place
 
 
 def _texts(record: Record) -> list[str]:
+    from ..data.records import parts
+
     return [text for what, text in parts(record) if what not in _NO_TEXT]
 
 

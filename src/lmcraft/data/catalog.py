@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
-from lmcraft.core.errors import UserError
+from ..core.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from lmcraft.core.errors import UserError
-from lmcraft.core.log import Progress
-from lmcraft.data.records import Record, Where, kind, parts
+from ..core.errors import UserError
+from ..core.log import Progress
+from .records import Record, Where, kind, parts
 
 R = TypeVar("R", bound=Record)
 
@@ -39,16 +39,7 @@ class Removed:
 
 def exact(records: Sequence[R]) -> tuple[list[R], list[Removed]]:
     """The records without repetitions, and the repetitions."""
-    seen: dict[bytes, Where] = {}
-    kept: list[R] = []
-    removed: list[Removed] = []
-    for record in records:
-        first = seen.setdefault(_digest(record), record.where)
-        if first is record.where:
-            kept.append(record)
-        else:
-            removed.append(Removed(record.where, first, 1.0))
-    return kept, removed
+    return _parted(records, {place: (first, 1.0) for place, first in _repetitions(records).items()})
 
 
 def near(records: Sequence[R], threshold: float = 0.8) -> tuple[list[R], list[Removed]]:
@@ -63,22 +54,42 @@ def near(records: Sequence[R], threshold: float = 0.8) -> tuple[list[R], list[Re
         raise UserError(f"the similarity threshold is {threshold}", why="it must be above 0 and at most 1")
     datasketch = _datasketch()
     index = datasketch.MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS)
-    remaining, removed = exact(records)
-    kept: list[R] = []
-    pieces: list[set[bytes]] = []
-    with Progress(len(remaining), "records", "near duplicates") as progress:
-        for number, record in enumerate(remaining, start=1):
+    repeated = _repetitions(records)
+    twins: dict[int, tuple[int, float]] = {}
+    pieces: dict[int, set[bytes]] = {}
+    with Progress(len(records), "records", "near duplicates") as progress:
+        for place, record in enumerate(records):
+            progress.update(place + 1)
+            if place in repeated:
+                first = repeated[place]
+                twins[place] = twins.get(first, (first, 1.0))
+                continue
             mine = _pieces(record)
             sketch = datasketch.MinHash(num_perm=_PERMUTATIONS, seed=1)
             sketch.update_batch(list(mine))
             twin = _twin(mine, sorted(index.query(sketch)), pieces, threshold)
             if twin is None:
-                index.insert(len(kept), sketch)
-                kept.append(record)
-                pieces.append(mine)
+                index.insert(place, sketch)
+                pieces[place] = mine
             else:
-                removed.append(Removed(record.where, kept[twin[0]].where, twin[1]))
-            progress.update(number)
+                twins[place] = twin
+    return _parted(records, twins)
+
+
+def _repetitions(records: Sequence[Record]) -> dict[int, int]:
+    """The place of every exact repetition, with the place of what it repeats."""
+    seen: dict[bytes, int] = {}
+    firsts = ((place, seen.setdefault(_digest(record), place)) for place, record in enumerate(records))
+    return {place: first for place, first in firsts if place != first}
+
+
+def _parted(records: Sequence[R], twins: dict[int, tuple[int, float]]) -> tuple[list[R], list[Removed]]:
+    """Kept records, and the removed ones as they are reported, both in the order given."""
+    kept = [record for place, record in enumerate(records) if place not in twins]
+    removed = [
+        Removed(records[place].where, records[first].where, similarity)
+        for place, (first, similarity) in sorted(twins.items())
+    ]
     return kept, removed
 
 
@@ -92,7 +103,7 @@ def _datasketch() -> Any:
 
 
 def _twin(
-    mine: set[bytes], candidates: list[int], pieces: list[set[bytes]], threshold: float
+    mine: set[bytes], candidates: list[int], pieces: dict[int, set[bytes]], threshold: float
 ) -> tuple[int, float] | None:
     """The first kept record that is truly similar enough, with the similarity."""
     for candidate in candidates:

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lmcraft.data.jsonrows import named
-from lmcraft.data.records import Message
+from .jsonrows import named
+from .records import Message
 
 ROLES = {
     "system": "system",

@@ -27,11 +27,11 @@ from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from lmcraft.core.disk import digest, free_space
-from lmcraft.core.errors import UserError
-from lmcraft.core.log import Progress
-from lmcraft.data import store
-from lmcraft.data.catalog import Entry
+from ..core.disk import digest, free_space
+from ..core.errors import UserError
+from ..core.log import Progress
+from . import store
+from .catalog import Entry
 
 _CHUNK = 2**20
 _ARCHIVE_BYTES = 2**33
@@ -119,7 +119,10 @@ def download(entry: Entry, folder: Path) -> Path:
 
 def _watched(command: list[str], environment: dict[str, str], label: str) -> tuple[int, list[str]]:
     """Run pip to its end while telling that it is at work; returns its exit code and what it said."""
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output, Progress(None, "s", label) as progress:
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output,
+        Progress(None, "s", label) as progress,
+    ):
         process = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
         )
@@ -202,7 +205,9 @@ def _members(archive: Path, kind: str) -> Iterator[tuple[str, IO[bytes]]]:
         for member in source:
             passed += max(member.size, 0) + 512
             if passed > _ARCHIVE_BYTES:
-                raise UserError("the package unpacks to too much", where=str(archive), why=f"over {_ARCHIVE_BYTES:,} bytes")
+                raise UserError(
+                    "the package unpacks to too much", where=str(archive), why=f"over {_ARCHIVE_BYTES:,} bytes"
+                )
             if member.isreg() and (file := source.extractfile(member)) is not None:
                 yield member.name.partition("/")[2], file
 

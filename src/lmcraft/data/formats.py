@@ -32,12 +32,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lmcraft.core.errors import UserError
-from lmcraft.data import conversations as talk
-from lmcraft.data.conversations import Wrong, string
-from lmcraft.data.jsonrows import named
-from lmcraft.data.lines import Row
-from lmcraft.data.records import (
+from ..core.errors import UserError
+from . import conversations as talk
+from .conversations import Wrong, string
+from .jsonrows import named
+from .lines import Row
+from .records import (
     Chat,
     Labeled,
     Message,
@@ -57,7 +57,8 @@ _LONGEST_REASON = 400  # characters of a message, whatever the row holds
 _COMPLETIONS = ("completion", "response")
 _VERDICTS = ("label", "kto_tag")
 _TAGS = ("tags", "ner_tags", "pos_tags")
-_TRUTH = {True: True, False: False, 1: True, 0: False, "true": True, "false": False, "1": True, "0": False}
+# The numbers 1 and 0 are found too: Python counts them equal to True and False.
+_TRUTH = {True: True, False: False, "true": True, "false": False, "1": True, "0": False}
 _WINNERS = {"model_a", "model_b", "tie", "tie (bothbad)"}
 
 

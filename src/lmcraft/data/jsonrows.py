@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lmcraft.core.errors import UserError
-from lmcraft.data.lines import Row, lines, opened, without_mark
-from lmcraft.data.records import Problem, Where
+from ..core.errors import UserError
+from .lines import Row, lines, opened, without_mark
+from .records import Problem, Where
 
 FILE_BYTES = 2**30
 _ROW_LISTS = ("data", "rows", "examples", "instances")

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lmcraft.core.errors import UserError
-from lmcraft.data.records import Problem, Where
+from ..core.errors import UserError
+from .records import Problem, Where
 
 LINE_BYTES = 16 * 2**20
 _CHUNK = 2**20

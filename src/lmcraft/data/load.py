@@ -16,12 +16,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lmcraft.core.errors import UserError
-from lmcraft.core.log import Progress
-from lmcraft.data import formats, read
-from lmcraft.data.lines import Row
-from lmcraft.data.records import KINDS, Chat, Pair, Problem, Prompt, Rated, Record, Text, Vote, kind
-from lmcraft.data.store import resolve
+from ..core.errors import UserError
+from ..core.log import Progress
+from . import formats, read
+from .lines import Row
+from .records import KINDS, Chat, Pair, Problem, Prompt, Rated, Record, Text, Vote, kind
+from .store import resolve
 
 _LOOK_AHEAD = 100
 _SHOWN = 10

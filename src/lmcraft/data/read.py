@@ -22,10 +22,10 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from lmcraft.core.errors import UserError
-from lmcraft.data.jsonrows import checked, json_rows, jsonl_rows
-from lmcraft.data.lines import LINE_BYTES, Row, lines, opened
-from lmcraft.data.records import Problem, Where
+from ..core.errors import UserError
+from .jsonrows import checked, json_rows, jsonl_rows
+from .lines import LINE_BYTES, Row, lines, opened
+from .records import Problem, Where
 
 DOCUMENT_CHARACTERS = 2**28
 DOCUMENT_END = "<|endoftext|>"

@@ -16,8 +16,8 @@ import hashlib
 from collections.abc import Sequence
 from typing import TypeVar
 
-from lmcraft.core.errors import UserError
-from lmcraft.data.records import Record, fingerprint
+from ..core.errors import UserError
+from .records import Record, fingerprint
 
 R = TypeVar("R", bound=Record)
 

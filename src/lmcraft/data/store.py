@@ -1,7 +1,7 @@
 """The local store: what `lmcraft pull` fetched, by name, under LMCRAFT_HOME/store.
 
-1. An entry is a folder with its files and an `entry.json` that says what it is, where it came from, under which licence,
-   and the SHA-256 of its content. It is made under a temporary name and renamed, so an entry is whole or not there.
+1. An entry is a folder with its files and an `entry.json` that says what it is, where it came from, its licence and
+   the SHA-256 of its content. It is made under a temporary name and renamed, so an entry is whole or not there.
 2. A lock file for each name keeps two pulls apart; leftovers of one that died are removed by the next.
 3. `resolve` is the only way a name becomes a path. A path that exists comes first; a name is small letters, digits,
    dots and dashes, so no name reaches outside the store.
@@ -22,10 +22,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lmcraft.core.device import home
-from lmcraft.core.disk import digest, read_json, write_json, writing
-from lmcraft.core.errors import UserError
-from lmcraft.data import catalog
+from ..core.device import home
+from ..core.disk import digest, fsync, read_json, write_json, writing
+from ..core.errors import UserError
+from . import catalog
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _RECORD = "entry.json"
@@ -140,10 +140,13 @@ def adding(name: str, facts: dict[str, Any]) -> Iterator[Path]:
                 "bytes": sum(file.stat().st_size for file in [content, *content.rglob("*")] if file.is_file()),
                 "pulled": datetime.now(UTC).isoformat(timespec="seconds"),
             }
+            for file in temporary.rglob("*"):
+                fsync(file)
             write_json(temporary / _RECORD, made)
             if final.exists():
                 shutil.rmtree(final)
             temporary.rename(final)
+            fsync(folder())
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 

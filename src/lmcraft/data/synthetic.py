@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 
-from lmcraft.data.records import Chat, Message, Text, Where
+from .records import Chat, Message, Text, Where
 
 WORDS = ("apple", "river", "stone", "cloud", "green", "seven", "light", "house", "music", "bread")
 _SUBJECTS = ("The cat", "A bird", "My sister", "The old man", "Every child", "The teacher")

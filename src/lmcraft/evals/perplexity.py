@@ -70,8 +70,6 @@ def run(lm: LanguageModel, records: Sequence[Text | Chat], config: Config) -> Re
     if lm.model.max_length is not None and window > lm.model.max_length:
         raise UserError(f"window {window} is longer than the {lm.model.max_length} tokens that the model reads")
     stride = config.stride or max(1, window // 2)
-    if lm.model.max_length is not None and window > lm.model.max_length:
-        raise UserError(f"window {window} is longer than what the model reads, {lm.model.max_length} tokens")
     if stride > window:
         raise UserError(f"stride {stride} is larger than window {window}", fix="lower stride or raise window")
     documents = list(_documents(lm, records))

@@ -103,7 +103,8 @@ class Engine:
     @torch.inference_mode()
     def stream(self, prompts: Sequence[Sequence[int]], samplings: Sequence[Sampling]) -> Iterator[Piece]:
         """Pieces of all answers as they come; each request ends with a piece that has its completion."""
-        rows = [self._row(i, prompt, sampling) for i, (prompt, sampling) in enumerate(zip(prompts, samplings, strict=True))]
+        requests = zip(prompts, samplings, strict=True)
+        rows = [self._row(number, prompt, sampling) for number, (prompt, sampling) in enumerate(requests)]
         if not rows:
             return
         was_training = self.model.training

@@ -50,7 +50,7 @@ class KeyValues:
 
     def keep(self, rows: list[int]) -> None:
         """Forgets all rows but these."""
-        index = torch.tensor(rows, device=self.lengths_B.device)
+        index = torch.tensor(rows, dtype=torch.long, device=self.lengths_B.device)
         self.keys_LBKMC = self.keys_LBKMC[:, index]
         self.values_LBKMC = self.values_LBKMC[:, index]
         self.lengths_B = self.lengths_B[index]

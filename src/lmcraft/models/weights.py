@@ -10,7 +10,6 @@ Proved by tests/parity/test_decoder.py and tests/unit/models/test_weights.py.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -123,7 +122,10 @@ def _stored(directory: Path) -> Iterator[tuple[str, Tensor]]:
     index = directory / "model.safetensors.index.json"
     names = ["model.safetensors"]
     if index.is_file():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        try:
+            names = sorted(set(read_json(index)["weight_map"].values()))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError("the list of weight files is damaged", where=str(index), why=f"{error!r}") from error
     for name in names:
         file = directory / Path(name).name
         if not file.is_file():

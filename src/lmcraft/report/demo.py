@@ -72,24 +72,20 @@ def story(directory: Path, summary: dict[str, Any], runs: Sequence[Run]) -> dict
     """Everything that the template `demo.jinja` shows."""
     found = {run.name: reading.read(run) for run in runs}
     values = _values(summary, found)
-    chats = _chats(summary)
     tuned = next((facts for facts in reversed(found.values()) if facts.stage == "sft"), None)
-    seconds = [s for v in values.values() if (s := words.number(v.get("seconds"))) is not None]
-    whole = words.number(summary.get("seconds"))
     return {
         "name": directory.resolve().name,
-        "stages": [_stage(directory, name, v, found.get(name)) for name, v in values.items()],
+        "stages": [
+            _stage(directory, name, f"stage-{place}", value, found.get(name))
+            for place, (name, value) in enumerate(values.items())
+        ],
         "headings": [quantity.heading for quantity in QUANTITIES],
         "notes": _notes(values),
-        "bars": [
-            drawn for quantity in QUANTITIES if quantity.key in DRAWN and (drawn := _bars(quantity, values))
-        ],
-        "chats": chats,
+        "bars": [bars for quantity in QUANTITIES if (bars := _bars(quantity, values))],
+        "chats": _chats(summary),
         "preview": tokens.rows(tuned.data.get("preview")) if tuned else [],
         "command": _command(directory, summary, tuned),
-        "time": words.duration(whole if whole is not None else sum(seconds))
-        if seconds or whole is not None
-        else "",
+        "time": words.duration(summary.get("seconds")),
         "problems": [f"{name}/{problem}" for name, facts in found.items() for problem in facts.problems],
     }
 
@@ -106,27 +102,23 @@ def _values(summary: dict[str, Any], found: dict[str, Facts]) -> dict[str, dict[
 def _measured(facts: Facts) -> dict[str, Any]:
     losses, held = facts.column("loss"), facts.column("eval_loss")
     return {
-        "seconds": facts.state.get("seconds"), "tokens": facts.tokens_trained, "parameters": facts.state.get("parameters"),
-        "loss": losses[-1] if losses else None, "eval_loss": held[-1] if held else None,
+        "seconds": facts.state.get("seconds"),
+        "tokens": facts.tokens_trained,
+        "parameters": facts.state.get("parameters"),
+        "loss": losses[-1] if losses else None,
+        "eval_loss": held[-1] if held else None,
         "peak_memory_bytes": stories.peak_memory_bytes(facts),
-    }  # fmt: skip
+    }
 
 
-def _stage(directory: Path, name: str, values: dict[str, Any], facts: Facts | None) -> Stage:
+def _stage(directory: Path, name: str, figure: str, values: dict[str, Any], facts: Facts | None) -> Stage:
     cells = [quantity.write(values.get(quantity.key)) for quantity in QUANTITIES]
     if facts is None:
         return Stage(name, name, None, [], cells, None, None)
     beside = facts.run.path.resolve().parent == directory.resolve()
     link = f"{quote(facts.run.name)}/report.html" if beside else None
-    return Stage(
-        name, stories.title(facts), link, stories.sentences(facts), cells, figures.loss(facts, f"stage-{len(name)}-{_id(name)}"),
-        statistics(facts),
-    )  # fmt: skip
-
-
-def _id(name: str) -> str:
-    """Letters and digits of a name, for the ids of its figure."""
-    return "".join(c if c.isascii() and c.isalnum() else "-" for c in name)
+    curve = figures.loss(facts, figure)
+    return Stage(name, stories.title(facts), link, stories.sentences(facts), cells, curve, statistics(facts))
 
 
 def _scored(values: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
@@ -139,7 +131,7 @@ def _scored(values: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
 
 
 def _notes(values: dict[str, dict[str, Any]]) -> list[str]:
-    """What a reader must know before comparing the rows of the table."""
+    """What a reader must know before comparing the stages."""
     notes = []
     if len(values) > 1:
         notes.append(
@@ -149,20 +141,18 @@ def _notes(values: dict[str, dict[str, Any]]) -> list[str]:
     scored = _scored(values)
     if scored:
         said = "; ".join(f"{', '.join(names)}: {what}" for what, names in scored.items())
-        apart = (
-            " They are not of the same bytes, so they cannot be compared either." if len(scored) > 1 else ""
-        )
-        notes.append(f"Bits per byte are of held-out text ({said}).{apart}")
+        notes.append(f"Bits per byte are of held-out records ({said}).")
+    if len(scored) > 1:
+        notes.append("The bits per byte are of different bytes, so they cannot be compared either.")
     return notes
 
 
 def _bars(quantity: Quantity, values: dict[str, dict[str, Any]]) -> Bars | None:
-    known = {
-        name: n
-        for name, v in values.items()
-        if (n := words.number(v.get(quantity.key))) is not None and n >= 0
-    }
-    if not known or (quantity.key == "bits_per_byte" and len(_scored(values)) > 1):  # bars invite to compare
+    if quantity.key not in DRAWN or (quantity.key == "bits_per_byte" and len(_scored(values)) > 1):
+        return None  # bars invite to compare, which bits of different bytes do not allow
+    numbers = {name: words.number(value.get(quantity.key)) for name, value in values.items()}
+    known = {name: number for name, number in numbers.items() if number is not None and number >= 0}
+    if not known:
         return None
     longest = 1.0 if quantity.key == "share_stopped" else max(known.values()) or 1.0
     bars = [(name, quantity.write(n), round(100 * min(1.0, n / longest), 2)) for name, n in known.items()]

@@ -70,11 +70,7 @@ class Facts:
     def files(self) -> list[str]:
         """The data files as the user named them."""
         named = self.setting("data", "files")
-        return (
-            [str(name) for name in named]
-            if isinstance(named, list)
-            else list(mapping(self.data.get("files")))
-        )
+        return [str(name) for name in (named if isinstance(named, list) else mapping(self.data.get("files")))]
 
     @property
     def step(self) -> int:
@@ -114,6 +110,7 @@ def read(run: Run) -> Facts:
     def rows_of(name: str, reader: Callable[[], list]) -> list[dict[str, Any]]:
         return [row for row in attempt(name, reader, []) if isinstance(row, dict)]
 
+    evals = sorted((run.path / "evals").glob("*.json"))
     text = attempt("config.yaml", lambda: run.config_text, "")
     origin = json_of("origin.json")
     return Facts(
@@ -125,9 +122,7 @@ def read(run: Run) -> Facts:
         data=json_of("data.json"),
         metrics=rows_of("metrics.jsonl", run.metrics),
         samples=rows_of("samples.jsonl", run.samples),
-        evals={
-            file.stem: json_of(f"evals/{file.name}") for file in sorted((run.path / "evals").glob("*.json"))
-        },
+        evals={file.stem: json_of(f"evals/{file.name}") for file in evals},
         ancestors=attempt("origin.json", lambda: list(_ancestors(run.path, origin)), []),
         problems=problems,
     )
@@ -158,10 +153,6 @@ def _ancestors(path: Path, origin: dict[str, Any]) -> Iterator[Ancestor]:
         if Run.exists(place):
             stage = stage_of(mapping(configs.parse(Run(place).config_text, "config.yaml").value))
             waiting[:0] = [(place, older, depth + 1) for older in Run(place).origin.get("parents") or []]
-            if not Path(
-                parent["path"]
-            ).is_absolute():  # runs that lie together can be moved together: link them
-                link = (
-                    quote(Path(os.path.relpath(place.resolve(), path.resolve())).as_posix()) + "/report.html"
-                )
+            if not Path(parent["path"]).is_absolute():  # it lies beside the run, so both can move together
+                link = quote(os.path.relpath(place.resolve(), path.resolve())) + "/report.html"
         yield Ancestor(place.name, stage, str(parent.get("digest", "")), depth, link)

@@ -1,9 +1,9 @@
 """Curves of a run as inline SVG: drawn by matplotlib, coloured by the page's style sheet, the same bytes every time.
 
-1. Text stays text and takes the font of the page; colours are stand-ins that become CSS variables, so one drawing serves
-   light, dark and print. Sizes and scripts of the user's own matplotlib settings have no effect.
-2. The thick line is the mean of a window around each step (stated under the figure, shorter at the ends); the faint
-   line is every step. Of long logs the faint line keeps the lowest and highest value of each stretch, so no spike is lost.
+1. Text stays text and takes the font of the page; colours are stand-ins that become CSS variables, so one drawing
+   serves light, dark and print. The user's own matplotlib settings have no effect.
+2. The thick line is the mean of a window around each step (stated beside the figure, shorter at the ends); the faint
+   line is every step. Of long logs it keeps the lowest and highest value of each stretch, so no spike is lost.
 3. No text of a run is drawn: every word in a figure is ours.
 
 Proved by tests/unit/report/test_figures.py.
@@ -25,11 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy import ndarray
 
-WIDE, NARROW, SMALL = (
-    (760, 330),
-    (380, 300),
-    (280, 190),
-)  # in CSS pixels; text keeps about its size on every screen
+# In CSS pixels, about the sizes at which they are shown, so that text keeps its size on every screen.
+WIDE, NARROW, SMALL = (760, 330), (380, 300), (280, 190)
 POINTS = 600
 COLOURS = {"#010a01": "ink", "#020a02": "muted", "#030a03": "rule", "#040a04": "first", "#050a05": "second"}
 INK, MUTED, RULE, FIRST, SECOND = COLOURS
@@ -99,14 +96,12 @@ def loss(facts: Facts, name: str = "run") -> Figure | None:
         legend.append(("first", f"training loss{_smoothed(window)}"))
     if held:
         legend.append(("second", f"held-out loss, {words.plural(len(held.steps), 'measurement')}"))
-    caption = (
-        "Nats per token at the left; its exponential, the perplexity, at the right."
-        if _has_perplexity(trained, held)
-        else "Nats per token."
-    )
+    caption = "Nats per token."
+    if _has_perplexity(trained, held):
+        caption = "Nats per token at the left; its exponential, the perplexity, at the right."
     missing = trained.missing + held.missing
     if missing:
-        caption += f" {words.plural(missing, 'value')} that {'was' if missing == 1 else 'were'} not finite cannot be drawn."
+        caption += f" Not drawn, because not finite: {words.plural(missing, 'value')}."
     alt = ". ".join(
         f"{what} from {words.nats(s.values[0])} at step {words.count(s.steps[0])} to {words.nats(s.values[-1])} "
         f"at step {words.count(s.steps[-1])}"
@@ -193,10 +188,8 @@ def _smoothed(window: int) -> str:
 
 def _has_perplexity(*found: Series) -> bool:
     """exp of a loss above 15 is a number of millions that tells nothing."""
-    return (
-        max(float(s.values.max()) for s in found if s) < 15
-        and min(float(s.values.min()) for s in found if s) >= 0
-    )
+    edges = [float(edge) for one in found if one for edge in (one.values.min(), one.values.max())]
+    return min(edges) >= 0 and max(edges) < 15
 
 
 def _perplexity_axis(axes: Axes, *found: Series) -> None:
@@ -229,11 +222,8 @@ def _token_axis(axes: Axes, facts: Facts) -> None:
         return
     so_far = np.cumsum(targets.values)
     low, high = axes.get_xlim()
-    ticks = [
-        t
-        for t in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(0, so_far[-1])
-        if so_far[0] <= t <= so_far[-1]
-    ]
+    round_values = MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(0, so_far[-1])
+    ticks = [value for value in round_values if so_far[0] <= value <= so_far[-1]]
     top = axes.secondary_xaxis("top")
     top.set_xticks(np.interp(ticks, so_far, targets.steps), [words.axis(float(tick)) for tick in ticks])
     top.spines["top"].set_visible(False)
@@ -261,27 +251,16 @@ def draw(
     with style.context(["default", SETTINGS]):
         canvas = Canvas(figsize=(width, height))
         FigureCanvasSVG(canvas)
-        margins = {
-            "left": 0.75 / width,
-            "right": 1 - right / width,
-            "bottom": 0.58 / height,
-            "top": 1 - top / height,
-        }
-        axes = canvas.subplots(gridspec_kw=margins)
+        canvas.subplots_adjust(0.75 / width, 0.58 / height, 1 - right / width, 1 - top / height)
+        axes = canvas.subplots()
         axes.set_xlabel("step")
-        axes.xaxis.set_major_locator(
-            MaxNLocator(
-                6 if pixels[0] > 500 else 4 if pixels[0] > 300 else 3, integer=True, steps=[1, 2, 5, 10]
-            )
-        )
+        axes.xaxis.set_major_locator(MaxNLocator(2 + pixels[0] // 180, integer=True, steps=[1, 2, 5, 10]))
         axes.xaxis.set_major_formatter(lambda value, _: words.axis(value))
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.margins(x=0.015)
         plot(axes)
         text = StringIO()
-        canvas.savefig(
-            text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
-        )
+        canvas.savefig(text, format="svg", metadata={"Date": None})
     return _for_page(text.getvalue(), name, alt)
 
 

@@ -30,12 +30,23 @@ def write(run: Run) -> Path:
         UserError: the disk is full or the directory cannot be written.
     """
     found = facts.read(run)
-    page = _environment().get_template("run.jinja").render(
-        facts=found, title=story.title(found), sentences=story.sentences(found), numbers=story.numbers(found),
-        commands=story.next_commands(found), figures=figures.curves(found), rows=figures.table(found),
-        samples=samples.before_after(found), settings=samples.settings(found), preview=tokens.rows(found.data.get("preview")),
-        statistics=statistics(found), evaluations=evaluations(found), resources=resources(found), lineage=lineage(found),
-    )  # fmt: skip
+    template = _environment().get_template("run.jinja")
+    page = template.render(
+        facts=found,
+        title=story.title(found),
+        sentences=story.sentences(found),
+        numbers=story.numbers(found),
+        commands=story.next_commands(found),
+        figures=figures.curves(found),
+        rows=figures.table(found),
+        samples=samples.before_after(found),
+        settings=samples.settings(found),
+        preview=tokens.rows(found.data.get("preview")),
+        statistics=statistics(found),
+        evaluations=evaluations(found),
+        resources=resources(found),
+        lineage=lineage(found),
+    )
     return run.write_text(NAME, _encodable(page))
 
 
@@ -43,16 +54,16 @@ def write_demo(directory: Path, summary: Mapping[str, Any], stages: Sequence[Run
     """Writes `<directory>/report.html`, the story of a whole demo.
 
     Args:
-        summary: `stages` = {name: {seconds, tokens, parameters, loss, bits_per_byte, share_stopped, peak_memory_bytes}},
-            `chats` = [{prompt, base: {text, finish_reason}, chat: {…}}], `next` = the command to chat; all optional.
+        summary: all of it optional: `stages` = {name: {seconds, tokens, parameters, loss, eval_loss, bits_per_byte,
+            bits_per_byte_of, share_stopped, peak_memory_bytes}}, `chats` = [{prompt, base: {text, finish_reason},
+            chat: {text, finish_reason}}], `seconds` of everything, `next` = the command to chat.
         stages: the runs, in the order they were made.
 
     Raises:
         UserError: the disk is full or the directory cannot be written.
     """
-    page = (
-        _environment().get_template("demo.jinja").render(demo.story(Path(directory), dict(summary), stages))
-    )
+    template = _environment().get_template("demo.jinja")
+    page = template.render(demo.story(Path(directory), dict(summary), stages))
     return write_text(Path(directory) / NAME, _encodable(page))
 
 

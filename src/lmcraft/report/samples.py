@@ -59,9 +59,8 @@ def answer(label: str, row: Any, limit: Any = None) -> Answer:
     if reason == "stop":
         ending = "stopped by itself"
     elif reason == "length":
-        ending = "cut off at the limit" + (
-            "" if words.number(limit) is None else f" of {words.count(limit)} tokens"
-        )
+        known = words.number(limit) is not None
+        ending = f"cut off at the limit{f' of {words.count(limit)} tokens' if known else ''}"
     else:
         ending = "how it ended is not known" if reason is None else str(reason)
     text = row.get("text")

@@ -23,8 +23,8 @@ MEANINGS = {
     "held out": ("Records held out", "never trained on; the held-out loss is of them"),
     "truncated": ("Truncated", "the end did not fit into a row and is not trained"),
     "dropped, too long": ("Dropped, too long", "asked for with overflow=drop"),
-    "dropped, no answer left after truncation": ("Dropped, no answer left", "after truncation nothing was left to train"),
-    "conversations split at a user turn": ("Conversations split", "longer than a row, divided where a user turn begins"),
+    "dropped, no answer left after truncation": ("Dropped, no answer left", "truncation left nothing to train"),
+    "conversations split at a user turn": ("Conversations split", "longer than a row; divided at a user turn"),
     "split over rows": ("Texts split over rows", "longer than a row; they go on in the next one"),
     "rows: documents": ("Documents", "tokenized records and parts of records"),
     "rows: rows": ("Rows", "what one example of a batch holds"),
@@ -99,11 +99,8 @@ def statistics(facts: Facts) -> Statistics | None:
 
 def bar(*parts: tuple[str, Any, str]) -> list[Segment]:
     """Label, count and tone of each part, as shares of their sum; nothing when nothing was counted."""
-    known = [
-        (label, max(0.0, number), tone)
-        for label, count, tone in parts
-        if (number := words.number(count)) is not None
-    ]
+    numbers = [(label, words.number(count), tone) for label, count, tone in parts]
+    known = [(label, max(0, number), tone) for label, number, tone in numbers if number is not None]
     total = sum(count for _, count, _ in known)
     return [
         Segment(label, words.count(count), words.share(count, total), round(100 * count / total, 3), tone)
@@ -131,13 +128,9 @@ def _lines(facts: Facts) -> list[Line]:
 
 
 def _sources(data: dict[str, Any]) -> list[Source]:
-    entries = [(str(name), mapping(entry)) for name, entry in mapping(data.get("files")).items()]
-    return [
-        Source(
-            name,
-            str(e.get("shape", words.UNKNOWN)),
-            words.count(e.get("records")),
-            words.count(e.get("problems")),
-        )
-        for name, e in entries
-    ]
+    found = []
+    for name, value in mapping(data.get("files")).items():
+        entry = mapping(value)
+        counts = [words.count(entry.get(key)) for key in ("records", "problems")]
+        found.append(Source(str(name), str(entry.get("shape", words.UNKNOWN)), *counts))
+    return found

@@ -73,11 +73,14 @@ def _data(facts: Facts) -> str:
     trained = words.number(facts.data.get("trained on"))
     if trained is None:
         return shown or "unknown data"
-    shapes = {str(mapping(entry).get("shape")) for entry in mapping(facts.data.get("files")).values()}
-    noun = (
-        "conversation" if shapes and shapes <= CONVERSATIONS else "text" if shapes == {"text"} else "record"
-    )
+    noun = "conversation" if _conversations(facts) else "record"
     return f"{shown or 'unknown data'}: {words.plural(trained, noun)}"
+
+
+def _conversations(facts: Facts) -> bool:
+    """Whether every data file holds conversations."""
+    shapes = {str(mapping(entry).get("shape")) for entry in mapping(facts.data.get("files")).values()}
+    return bool(shapes) and shapes <= CONVERSATIONS
 
 
 def _how_long(facts: Facts) -> str:
@@ -95,9 +98,7 @@ def _how_long(facts: Facts) -> str:
     took = f" in {words.duration(seconds)}" if seconds is not None else ""
     said = f"{', '.join(parts)}{took}."
     if facts.status == "interrupted":
-        return (
-            f"Interrupted after {said} Nothing is lost: the command below goes on from the last checkpoint."
-        )
+        return f"Interrupted after {said} Started again, it goes on from the last checkpoint."
     return f"So far: {said}" if facts.status == "running" else f"It took {said}"
 
 
@@ -156,8 +157,7 @@ def next_commands(facts: Facts) -> list[Command]:
 
 def _tune(facts: Facts, run: str) -> str:
     """Fine-tuning on the same conversations if it was trained on some, else on the starter set."""
-    shapes = {str(mapping(entry).get("shape")) for entry in mapping(facts.data.get("files")).values()}
-    fit = bool(facts.files) and bool(shapes) and shapes <= CONVERSATIONS
+    fit = bool(facts.files) and _conversations(facts)
     names = facts.files if fit else [STARTER]
     data = names[0] if len(names) == 1 else f"[{', '.join(names)}]"
     train = shlex.join(["lmcraft", "train", "sft", f"base={run}", f"data={data}"])

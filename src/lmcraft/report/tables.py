@@ -34,17 +34,14 @@ class Lineage:
 
 def evaluations(facts: Facts) -> list[Evaluation]:
     """Everything in evals/."""
-    return [
-        Evaluation(
-            name,
-            [(str(metric), _value(value)) for metric, value in mapping(content.get("metrics")).items()],
-            ", ".join(f"{key} {_value(value)}" for key, value in mapping(content.get("settings")).items()),
-            ", ".join(str(file) for file in content.get("files") or [])
-            if isinstance(content.get("files"), list)
-            else "",
-        )
-        for name, content in facts.evals.items()
-    ]
+    found = []
+    for name, content in facts.evals.items():
+        metrics = [(str(metric), _value(value)) for metric, value in mapping(content.get("metrics")).items()]
+        settings = [f"{key} {_value(value)}" for key, value in mapping(content.get("settings")).items()]
+        files = content.get("files")
+        named = [str(file) for file in files] if isinstance(files, list) else []
+        found.append(Evaluation(name, metrics, ", ".join(settings), ", ".join(named)))
+    return found
 
 
 def _value(value: Any) -> str:

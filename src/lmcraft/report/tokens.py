@@ -35,36 +35,28 @@ class Row:
 def rows(preview: Any) -> list[Row]:
     """The rows of the `preview` in data.json; whatever does not have its shape is passed over."""
     found = []
-    for entry in preview if isinstance(preview, list) else []:
-        pairs = entry.get("tokens") if isinstance(entry, dict) else None
-        if (
-            isinstance(pairs, list)
-            and all(isinstance(pair, list) and len(pair) == 2 for pair in pairs)
-            and pairs
-        ):
-            found.append(_row(str(entry.get("where", "")), pairs[:_TOKENS]))
-    return found[:_ROWS]
+    for entry in preview[:_ROWS] if isinstance(preview, list) else []:
+        listed = entry.get("tokens") if isinstance(entry, dict) else None
+        pairs = listed[:_TOKENS] if isinstance(listed, list) else []
+        if pairs and all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+            found.append(_row(str(entry.get("where", "")), pairs))
+    return found
 
 
 def _row(where: str, pairs: list[list[Any]]) -> Row:
     marks = [(str(text), bool(trained) and place > 0) for place, (text, trained) in enumerate(pairs)]
-    runs = [
-        Markup("<mark>{}</mark>" if trained else "<span>{}</span>").format(
-            Markup("").join(_token(t) for t, _ in run)
-        )
-        for trained, run in itertools.groupby(marks, key=lambda mark: mark[1])
-    ]
-    return Row(
-        where, Markup("").join(runs), len(marks), sum(trained for _, trained in marks),
-        any("\ufffd" in text for text, _ in marks),
-    )  # fmt: skip
+    runs = []
+    for trained, run in itertools.groupby(marks, key=lambda mark: mark[1]):
+        element = Markup("<mark>{}</mark>" if trained else "<span>{}</span>")
+        runs.append(element.format(Markup("").join(_token(text) for text, _ in run)))
+    targets = sum(trained for _, trained in marks)
+    cut_characters = any("\ufffd" in text for text, _ in marks)
+    return Row(where, Markup("").join(runs), len(marks), targets, cut_characters)
 
 
 def _token(text: str) -> Markup:
-    special = text.startswith("<|") and text.endswith("|>")
-    box = Markup('<span class="t{}">{}</span>').format(
-        " special" if special else "", Markup("").join(_visible(text))
-    )
+    kind = "t special" if text.startswith("<|") and text.endswith("|>") else "t"
+    box = Markup('<span class="{}">{}</span>').format(kind, Markup("").join(_visible(text)))
     return box + Markup("<br>") if "\n" in text else box
 
 

@@ -53,49 +53,51 @@ class SFT:
         for start in range(0, len(records), CHUNK):
             part = records[start : start + CHUNK]
             for record in part:
-                if not isinstance(record, Chat):
-                    raise UserError(
-                        f"fine-tuning needs conversations, not {type(record).__name__.lower()} records",
-                        where=str(record.where),
-                        fix="give rows with `messages`, `conversations`, `instruction`/`output` or `prompt`/`completion`",
-                    )
+                _require_conversation(record)
+            fitting: list[tuple[Chat, Encoded]] = []
+            windows: list[tuple[Chat, list[Message]]] = []
             for record, encoded in zip(part, template.encode_all([r.messages for r in part]), strict=True):
                 if not any(encoded.trained):
                     raise UserError(
                         "this conversation has nothing to train", where=str(record.where),
                         why="no assistant turn in it has any words", fix="mend or remove the row",
                     )  # fmt: skip
-                yield from self._fitted(record, encoded, template, width, counts)
+                if len(encoded.ids) - 1 <= width or self.config.overflow == "truncate":
+                    fitting.append((record, encoded))
+                elif self.config.overflow == "drop":
+                    counts["dropped, too long"] += 1
+                else:
+                    cut = _windows(record.messages, encoded, width)
+                    counts["conversations split at a user turn"] += len(cut) > 1
+                    windows += [(record, window) for window in cut]
+            split = template.encode_all([window for _, window in windows])
+            fitting += [(record, encoded) for (record, _), encoded in zip(windows, split, strict=True)]
+            for record, encoded in fitting:
+                yield from self._cut(record, encoded, width, counts)
 
-    def _fitted(
-        self, record: Chat, encoded: Encoded, template: ChatTemplate, width: int, counts: Counter
-    ) -> Iterator[Document]:
-        if len(encoded.ids) - 1 <= width:
-            yield self._document(record, encoded.ids, encoded.trained)
-            return
-        if self.config.overflow == "drop":
-            counts["dropped, too long"] += 1
-            return
-        parts = [encoded]
-        if self.config.overflow == "split":
-            windows = _windows(record.messages, encoded, width)
-            counts["conversations split at a user turn"] += len(windows) > 1
-            if len(windows) > 1:
-                parts = template.encode_all(windows)
-        for part in parts:
-            ids, trained = part.ids[: width + 1], part.trained[: width + 1]
-            counts["truncated"] += len(ids) < len(part.ids)
-            if any(trained[1:]):
-                yield self._document(record, ids, trained)
-            else:
-                counts["dropped, no answer left after truncation"] += 1
-
-    def _document(self, record: Chat, ids: list[int], trained: list[bool]) -> Document:
-        return Document(ids, None if self.config.train_on == "all" else trained, record.where)
+    def _cut(self, record: Chat, encoded: Encoded, width: int, counts: Counter) -> Iterator[Document]:
+        """What of a conversation fits a row, if something in it is trained."""
+        ids, trained = encoded.ids[: width + 1], encoded.trained[: width + 1]
+        counts["truncated"] += len(ids) < len(encoded.ids)
+        if any(trained[1:]):
+            yield Document(ids, None if self.config.train_on == "all" else trained, record.where)
+        elif any(encoded.trained):
+            counts["dropped, no answer left after truncation"] += 1
+        else:
+            counts["left out, the last words of a user without an answer"] += 1
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Summed over the trained tokens."""
         return next_token_loss(model, batch)
+
+
+def _require_conversation(record: object) -> None:
+    if not isinstance(record, Chat):
+        raise UserError(
+            f"fine-tuning needs conversations, not {type(record).__name__.lower()} records",
+            where=str(getattr(record, "where", "")),
+            fix="give rows with `messages`, `conversations`, `instruction`/`output` or `prompt`/`completion`",
+        )
 
 
 def _windows(messages: Sequence[Message], encoded: Encoded, width: int) -> list[list[Message]]:

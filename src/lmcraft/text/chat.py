@@ -189,9 +189,11 @@ class ChatTemplate:
         for talk, pieces in zip(talks, cut, strict=True):
             encoded = Encoded()
             for piece in pieces:
-                new = ids.get((piece.before, piece.text))
-                if new is None:
+                # Asked of the conversation: what hides a text in this one may be written in another.
+                if talk.hides(piece.text):
                     new = talk.encode(piece.text, self.tokenizer)
+                else:
+                    new = ids[piece.before, piece.text]
                 encoded.exchanges.extend([len(encoded.ids)] * piece.begins)
                 encoded.ids.extend(new)
                 encoded.trained.extend([piece.trained] * len(new))

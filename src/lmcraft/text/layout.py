@@ -92,7 +92,9 @@ class Layouts:
             talk = _probe(["user", "assistant"], 0)
             try:
                 said = self._render(talk, False).removeprefix(self._render(talk[:1], True))
-                self._block = said.partition(talk[1]["content"])[0] if talk[1]["content"] in said else ""
+                inserted = said.partition(talk[1]["content"])[0] if talk[1]["content"] in said else ""
+                # White space before the answer is the model's to write: it merges with the first word.
+                self._block = inserted if inserted.strip() else ""
             except (
                 UserError
             ):  # a template may insist on a system message; then it inserts nothing that we know of
@@ -214,12 +216,14 @@ class Layouts:
             if roles[-1] != "assistant":
                 return _Frame(before, after, tidy)
             marker = self._render(short[:-1], True).removeprefix(self._text(short[:-1]))
-            if not before.startswith(marker) or before[len(marker) :] not in ("", self.block()):
+            inserted = before[len(marker) :]
+            if not before.startswith(marker) or (inserted.strip() and inserted != self.block()):
                 return None
-            return _Frame(before, after, tidy, len(marker), len(before) - len(marker), self._end(after, 0))
+            block = len(inserted) if inserted == self.block() else 0
+            return _Frame(before, after, tidy, len(marker), block, self._end(after, 0))
         except (
             UserError
-        ):  # the template refuses a part of a conversation, or ends no turn: see each turn instead
+        ):  # a part of a conversation is refused, or a turn never ends: every turn must be looked at
             return None
 
     def _piece(self, talk: Plain) -> str | None:

@@ -179,8 +179,9 @@ class Tokenizer:
                 config[f"{role}_token"] = token
         if self.roles.end_of_turn is not None:
             config["additional_special_tokens"] = [self.roles.end_of_turn]
-        write_text(directory / "tokenizer.json", self._library.to_str(pretty=True))
         write_json(directory / "tokenizer_config.json", config)
+        # Last: a directory that a killed process left with tokenizer.json knows its roles too.
+        write_text(directory / "tokenizer.json", self._library.to_str(pretty=True))
 
     # -- what is in it -----------------------------------------------------------------------------------------------
 

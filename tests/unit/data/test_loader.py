@@ -34,7 +34,9 @@ def test_targets_are_the_next_ids(tokens):
     """A shift would train the model to say the current or the second next token."""
     batch = Loader(tokens, 12, 4, seed=0).next()
     assert batch.tokens_BT.dtype == batch.targets_BT.dtype == batch.segments_BT.dtype == torch.int64
-    for tokens_T, targets_T, segments_T in zip(batch.tokens_BT, batch.targets_BT, batch.segments_BT, strict=True):
+    for tokens_T, targets_T, segments_T in zip(
+        batch.tokens_BT, batch.targets_BT, batch.segments_BT, strict=True
+    ):
         real_T = segments_T != 0
         assert (targets_T[real_T] == tokens_T[real_T] + 1).all()
         assert (targets_T[~real_T] == IGNORE).all()

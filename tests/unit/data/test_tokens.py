@@ -27,10 +27,14 @@ def test_what_is_written_is_read(tmp_path):
     assert tokens.trained.tolist() == [True, True, True, False, False, True, False, True]
     assert tokens.offsets.tolist() == [0, 3, 4, 4, 8]
     assert [tokens.where(i) for i in range(4)] == ["a.txt:1", "a.txt:9", "b.jsonl:2", "b.jsonl:3"]
-    assert tokens.meta["counts"] == {"dropped": 2} and tokens.meta["key"] == "k" and tokens.meta["vocab"] == 100
+    assert (
+        tokens.meta["counts"] == {"dropped": 2} and tokens.meta["key"] == "k" and tokens.meta["vocab"] == 100
+    )
 
 
-@pytest.mark.parametrize("vocab,dtype,largest", [(1 << 16, np.uint16, 65535), ((1 << 16) + 1, np.uint32, 65536)])
+@pytest.mark.parametrize(
+    "vocab,dtype,largest", [(1 << 16, np.uint16, 65535), ((1 << 16) + 1, np.uint32, 65536)]
+)
 def test_ids_fit_their_type(vocab, dtype, largest, tmp_path):
     """A failure would mean that large vocabularies wrap around and train on wrong tokens."""
     tokens = write(tmp_path / "shard", [Document([0, largest], None, Where("x", 1))], vocab, {}, Counter())

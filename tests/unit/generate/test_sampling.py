@@ -18,7 +18,7 @@ def reference(logits: np.ndarray, seen: set[int], s: Sampling) -> np.ndarray:
     """The distribution that `choose` draws from, written with loops over plain numbers."""
     values = [float(x) for x in logits]
     for token in seen:
-        values[token] = values[token] / s.repetition_penalty if values[token] > 0 else values[token] * s.repetition_penalty
+        values[token] *= 1 / s.repetition_penalty if values[token] > 0 else s.repetition_penalty
     scaled = [value / s.temperature for value in values]
     highest = max(scaled)
     weights = [math.exp(value - highest) for value in scaled]
@@ -89,7 +89,10 @@ def test_distribution_equals_the_reference(settings):
 @pytest.mark.parametrize("settings", [{"top_k": 7}, {"top_p": 0.8}, {"min_p": 0.1}], ids=str)
 def test_the_filters_change_something(settings):
     """If this fails, the comparison above cannot tell a filter from none."""
-    assert np.abs(reference(LOGITS, set(), Sampling(**settings)) - reference(LOGITS, set(), Sampling())).max() > 0.01
+    assert (
+        np.abs(reference(LOGITS, set(), Sampling(**settings)) - reference(LOGITS, set(), Sampling())).max()
+        > 0.01
+    )
 
 
 def test_draws_follow_the_distribution():
@@ -135,7 +138,9 @@ def test_forbidden_tokens_are_never_drawn():
     logits = torch.full((9,), -math.inf)
     logits[4], logits[7] = 0.3, 0.1
     draw = generator(0)
-    found = {choose(logits, {1, 4}, Sampling(temperature=2.0, repetition_penalty=1.5), draw) for _ in range(300)}
+    found = {
+        choose(logits, {1, 4}, Sampling(temperature=2.0, repetition_penalty=1.5), draw) for _ in range(300)
+    }
     assert found == {4, 7}
 
 

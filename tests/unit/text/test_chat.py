@@ -93,12 +93,11 @@ def test_prompts_are_how_conversations_begin(template: ChatTemplate) -> None:
         assert whole.ids[: len(prompt)] == prompt and len(prompt) == start
 
 
-HOSTILE = st.text(
-    alphabet=st.sampled_from("ab \n\t<|>\ue000é🤖"), max_size=12
-) | st.lists(
-    st.sampled_from(["<|im_end|>", "<|im_start|>", "<|endoftext|>", "<|pad|>", "assistant\n", "<user>", " ", "<|im_", "end|>"]),
-    max_size=6,
-).map("".join)  # fmt: skip
+PARTS = [*TOKENIZER.specials, "assistant\n", "<user>", " ", "<|im_", "end|>"]
+HOSTILE = st.one_of(
+    st.text(alphabet=st.sampled_from("ab \n\t<|>\ue000é🤖"), max_size=12),
+    st.lists(st.sampled_from(PARTS), max_size=6).map("".join),
+)
 
 
 @st.composite

@@ -133,7 +133,9 @@ def test_rendering_is_that_of_transformers(name: str) -> None:
 def test_ids_are_those_of_the_whole_text(name: str) -> None:
     """If this failed, cutting at turns would change tokens even where no merge could cross the cut."""
     template = load(name)
-    messages = [{"role": role, "content": "hello world"} for role in ("user", "assistant", "user", "assistant")]
+    messages = [
+        {"role": role, "content": "hello world"} for role in ("user", "assistant", "user", "assistant")
+    ]
     assert template.encode(messages).ids == TOKENIZER.encode(template.render(messages))
     assert template.prompt(messages[:3]) == TOKENIZER.encode(template.render(messages[:3], True))
 
@@ -145,7 +147,7 @@ def test_stops_are_trained_and_known(name: str) -> None:
     encoded = template.encode(messages)
     last = max(n for n, trained in enumerate(encoded.trained) if trained)
     assert encoded.ids[last] in template.stop_ids and TOKENIZER.eos in template.stop_ids
-    assert sum(encoded.trained) == len(TOKENIZER.encode("hello")) + 1 + (name == "instruction") * 0
+    assert sum(encoded.trained) == len(TOKENIZER.encode(" hello" if name == "instruction" else "hello")) + 1
 
 
 def test_a_system_message_may_be_merged_into_the_first_question() -> None:
@@ -153,7 +155,10 @@ def test_a_system_message_may_be_merged_into_the_first_question() -> None:
     messages = [{"role": role, "content": f"the {role}"} for role in ("system", "user", "assistant")]
     template = load("instruction")
     encoded = template.encode(messages)
-    assert template.render(messages) == "<|endoftext|>[INST] the system\n\nthe user [/INST] the assistant<|endoftext|>"
+    assert (
+        template.render(messages)
+        == "<|endoftext|>[INST] the system\n\nthe user [/INST] the assistant<|endoftext|>"
+    )
     assert len(encoded.exchanges) == 1 and any(encoded.trained)
 
 
@@ -197,7 +202,9 @@ def test_another_marker_than_the_turn_has_is_refused() -> None:
     source = "{% for m in messages %}{{ m.role + ':' + m.content + eos_token }}{% endfor %}"
     source += "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
     with pytest.raises(UserError, match="message 2"):
-        ChatTemplate(source, TOKENIZER, "t").encode([{"role": r, "content": "x"} for r in ("user", "assistant")])
+        ChatTemplate(source, TOKENIZER, "t").encode(
+            [{"role": r, "content": "x"} for r in ("user", "assistant")]
+        )
 
 
 @pytest.mark.parametrize("end", ["", "\\n", "<|nothing|>"])
@@ -206,15 +213,15 @@ def test_a_template_that_never_ends_a_turn_is_refused(end: str) -> None:
     source = "{% for m in messages %}{{ m.role + ':' + m.content + '" + end + "' }}{% endfor %}"
     source += "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
     template = ChatTemplate(source, TOKENIZER, "t")
-    with pytest.raises(UserError, match="never learn to stop|without a token that ends"):
+    with pytest.raises(UserError, match="without a token that ends"):
         template.encode([{"role": r, "content": "x"} for r in ("user", "assistant")])
     assert template.stop_ids == TOKENIZER.stop_ids
 
 
 def test_a_template_that_depends_on_the_length_is_not_trusted() -> None:
     """If this failed, what was learnt from two turns would be believed of the hundredth."""
-    source = "{% for m in messages %}{{ m.role + ':' + m.content + eos_token }}{% if loop.index > 4 %}{{ 'late' }}{% endif %}"
-    source += "{% endfor %}{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+    source = "{% for m in messages %}{{ m.role + ':' + m.content + eos_token }}{% if loop.index > 4 %}"
+    source += "{{ 'late' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
     template = ChatTemplate(source, TOKENIZER, "t")
     messages = [{"role": r, "content": "x"} for r in ("user", "assistant")] * 4
     template.encode(messages[:4])
@@ -245,8 +252,7 @@ def test_long_conversations_are_not_rendered_for_every_turn() -> None:
     assert len(calls) == 2 * 3
 
 
-def test_contents_keep_a_template_from_nothing() -> None:
+def test_messages_are_not_templates() -> None:
     """If this failed, Jinja written in a message would be executed."""
-    messages = [{"role": "user", "content": "{{ 7 * 7 }}{% for x in y %}"}, {"role": "assistant", "content": "{{ bos_token }}"}]
-    assert "{{ 7 * 7 }}{% for x in y %}" in load("chatml").render(messages)
-    assert "{{ bos_token }}" in load("chatml").render(messages)
+    hostile = "{{ 7 * 7 }}{% for x in y %}{{ bos_token }}"
+    assert hostile in load("chatml").render([{"role": "user", "content": hostile}])

@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,7 @@ def naive_merges(words: list[str], merges: int) -> list[tuple[str, str]]:
     while len(tokens) < 256 + merges:
         pairs: Counter = Counter()
         for sequence, count in sequences:
-            for pair in zip(sequence, sequence[1:], strict=False):
+            for pair in pairwise(sequence):
                 pairs[pair] += count
         best = min(pairs, key=lambda pair: (-pairs[pair], pair), default=None)
         if best is None or pairs[best] < 2:

@@ -12,7 +12,12 @@ from tokenizers import Tokenizer as Library
 from lmcraft.core.errors import UserError
 from lmcraft.text.tokenizer import Tokenizer
 
-TEXTS = ["hello world, how are you? The quick brown fox", "It's 12345 é 日本\n\nnew  line", "[INST] x [/INST]", ""]
+TEXTS = [
+    "hello world, how are you? The quick brown fox",
+    "It's 12345 é 日本\n\nnew  line",
+    "[INST] x [/INST]",
+    "",
+]
 CORPUS = TEXTS * 4
 
 
@@ -93,7 +98,9 @@ def llama2(directory: Path) -> Path:
     library.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    library.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in ("<unk>", "<s>", "</s>")])
+    library.add_special_tokens(
+        [AddedToken(t, special=True, normalized=False) for t in ("<unk>", "<s>", "</s>")]
+    )
     library.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return write(
         directory,
@@ -149,7 +156,8 @@ def test_roles_are_read(public: tuple[str, Path]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "stops"), [("qwen", {"<|endoftext|>", "<|im_end|>"}), ("llama3", {"<|end_of_text|>", "<|eot_id|>"})]
+    ("kind", "stops"),
+    [("qwen", {"<|endoftext|>", "<|im_end|>"}), ("llama3", {"<|end_of_text|>", "<|eot_id|>"})],
 )
 def test_everything_that_generation_stops_at_is_known(kind: str, stops: set[str], tmp_path: Path) -> None:
     """If this failed, a model that ends its text with one token and its turns with another would not stop (trap 4)."""
@@ -268,7 +276,8 @@ def test_damaged_files_are_named(name: str, content: bytes, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "content", [{"eos_token_id": -1}, {"eos_token_id": 1 << 40}, {"eos_token_id": "x"}, {"eos_token_id": [None, 9999]}]
+    "content",
+    [{"eos_token_id": -1}, {"eos_token_id": 1 << 40}, {"eos_token_id": "x"}, {"eos_token_id": [None, 9999]}],
 )
 def test_senseless_ids_are_left_out(content: dict, tmp_path: Path) -> None:
     """If this failed, an id outside the vocabulary could index past a model's embedding."""

@@ -98,14 +98,19 @@ def test_everything_is_on_disk_before_the_name_appears(tmp_path, monkeypatch):
     events: list[str] = []
     fsync, rename = os.fsync, os.rename
     name_of = "/proc/self/fd/{}".format
-    monkeypatch.setattr(os, "fsync", lambda fd: (events.append(Path(os.readlink(name_of(fd))).name), fsync(fd))[-1])
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: (events.append(Path(os.readlink(name_of(fd))).name), fsync(fd))[-1]
+    )
     monkeypatch.setattr(os, "rename", lambda a, b: (events.append("RENAME"), rename(a, b))[-1])
     if not Path("/proc/self/fd").exists():
         pytest.skip("needs /proc to see which file is forced to disk")
     path = save(tmp_path, made(1), keep=1)
     cut = events.index("RENAME")
     assert set(events[:cut]) == {file.name for file in path.iterdir()} | {f".{path.name}.tmp"}
-    assert events[cut - 2 : cut] == ["manifest.json", f".{path.name}.tmp"]  # the manifest last, then the folder
+    assert events[cut - 2 : cut] == [
+        "manifest.json",
+        f".{path.name}.tmp",
+    ]  # the manifest last, then the folder
     assert events[cut + 1 :] == [tmp_path.name]
 
 

@@ -28,7 +28,17 @@ def small(kind: str, **settings) -> nn.Module:
 
 MODELS = [
     ("decoder", {"heads": 2, "tied": True}),
-    ("decoder", {"heads": 2, "tied": False, "bias": "all", "positions": "learned", "norm": "layernorm", "mlp": "gelu"}),
+    (
+        "decoder",
+        {
+            "heads": 2,
+            "tied": False,
+            "bias": "all",
+            "positions": "learned",
+            "norm": "layernorm",
+            "mlp": "gelu",
+        },
+    ),
     ("rnn", {"cell": "lstm"}),
     ("rnn", {"cell": "rnn", "tied": False, "residual": False}),
 ]
@@ -59,7 +69,9 @@ def test_decay_and_muon_act_on_hidden_matrices_only(name, settings):
     adamw = optim.build(Config(kind="adamw", weight_decay=0.1), 1e-3, net).parts[0]
     decayed = {id(p) for g in adamw.param_groups if g["weight_decay"] for p in g["params"]}
     muon = optim.build(Config(kind="muon"), 1e-3, net)
-    turned = {id(p) for part in muon.parts if isinstance(part, Muon) for g in part.param_groups for p in g["params"]}
+    turned = {
+        id(p) for part in muon.parts if isinstance(part, Muon) for g in part.param_groups for p in g["params"]
+    }
     assert decayed == turned == inside
 
 
@@ -209,7 +221,9 @@ def test_schedules_by_hand():
     """A difference would mean another shape than the option names."""
     flat = {"warmup": 0.0, "final": 0.0}
     assert factor(Config(schedule="linear", **flat), 25, 100) == pytest.approx(0.75)
-    assert factor(Config(schedule="cosine", **flat), 25, 100) == pytest.approx(0.5 * (1 + math.cos(math.pi / 4)))
+    assert factor(Config(schedule="cosine", **flat), 25, 100) == pytest.approx(
+        0.5 * (1 + math.cos(math.pi / 4))
+    )
     trapezoid = Config(schedule="trapezoid", cooldown=0.5, **flat)
     assert [factor(trapezoid, s, 100) for s in (0, 50, 75)] == pytest.approx([1.0, 1.0, 0.5])
 

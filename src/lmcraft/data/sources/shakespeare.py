@@ -15,8 +15,9 @@ import json
 import re
 from pathlib import Path
 
-_START = re.compile(r"^(\*\*\* ?START|\*END\*? ?THE SMALL PRINT|\*END THE SMALL PRINT).*$", re.MULTILINE | re.IGNORECASE)
-_END = re.compile(r"^(\*\*\* ?END OF|END OF (THE |THIS )?PROJECT GUTENBERG).*", re.MULTILINE | re.IGNORECASE | re.DOTALL)
+_FLAGS = re.MULTILINE | re.IGNORECASE
+_START = re.compile(r"^(\*\*\* ?START|\*END\*? ?THE SMALL PRINT).*$", _FLAGS)
+_END = re.compile(r"^(\*\*\* ?END OF|END OF (THE |THIS )?PROJECT GUTENBERG).*", _FLAGS | re.DOTALL)
 
 
 def convert(folder: Path, target: Path) -> dict[str, int]:

@@ -1,0 +1,74 @@
+"""What a model remembers: slots by position, ragged rows, room, and forgetting."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lmcraft.layers.memory import KeyValues, State
+
+
+def memory(rows=2, length=6) -> KeyValues:
+    return KeyValues(layers=1, rows=rows, heads=1, length=length, head_width=1, like=torch.zeros(1))
+
+
+def put(kept: KeyValues, values_BT: list[list[float]], counts: list[int]) -> torch.Tensor:
+    """Writes values and returns what a query would see, [B, M]."""
+    new = torch.tensor(values_BT)[:, None, :, None]
+    places = kept.place(new.shape[2])
+    keys, _ = kept.write(0, new, new * 10, places)
+    kept.advance(torch.tensor(counts))
+    return keys[:, 0, :, 0]
+
+
+def test_padding_is_overwritten_by_the_next_token():
+    """A failure would mean that a short prompt remembers padding as if somebody had said it."""
+    kept = memory()
+    put(kept, [[1, 2, 3], [4, -9, -9]], [3, 1])
+    assert kept.place(1).tolist() == [[3], [1]]
+    seen = put(kept, [[5], [6]], [1, 1])
+    assert seen.tolist() == [[1, 2, 3, 5], [4, 6, -9, 0]]
+    assert kept.values_LBKMC[0, :, 0, :, 0].tolist() == [[10, 20, 30, 50, 0, 0], [40, 60, -90, 0, 0, 0]]
+    assert kept.lengths_B.tolist() == [4, 2] and kept.longest == 4
+
+
+def test_too_much_is_an_error_of_ours():
+    """A failure would mean that tokens are written over each other, or beyond the memory."""
+    kept = memory(length=3)
+    put(kept, [[1, 2], [1, 2]], [2, 2])
+    with pytest.raises(ValueError, match="holds 3 positions, 4 are needed"):
+        kept.place(2)
+    assert kept.capacity == 3
+
+
+def test_kept_rows_keep_their_content_and_order():
+    """A failure would mean that requests get each other's past."""
+    kept = memory(rows=3)
+    put(kept, [[1, 2], [3, 0], [5, 6]], [2, 1, 2])
+    kept.keep([2, 0])
+    assert kept.keys_LBKMC[0, :, 0, :2, 0].tolist() == [[5, 6], [1, 2]]
+    assert kept.lengths_B.tolist() == [2, 2]
+    kept.keep([1])
+    assert put(kept, [[9]], [1]).tolist() == [[1, 2, 9]]
+    kept.keep([])
+    assert kept.longest == 0
+
+
+def test_forgetting_the_longest_row_makes_room():
+    """A failure would mean that one long request slows down all that outlive it."""
+    kept = memory(rows=2)
+    put(kept, [[1, 2, 3, 4], [5, 0, 0, 0]], [4, 1])
+    kept.keep([1])
+    assert kept.longest == 1 and put(kept, [[7]], [1]).tolist() == [[5, 7]]
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_recurrent_state_keeps_rows(parts):
+    """A failure would mean that requests get each other's state."""
+    state = State(layers=2, rows=3, width=2, parts=parts, like=torch.zeros(1))
+    state.layers = [tuple(torch.arange(6.0).view(3, 2) + n for n in range(parts)) for _ in range(2)]
+    state.keep([2, 0])
+    for layer in state.layers:
+        assert len(layer) == parts
+        for n, part in enumerate(layer):
+            assert part.tolist() == [[4 + n, 5 + n], [n, 1 + n]]
