@@ -32,6 +32,7 @@ from .data import dataset, tokens
 from .data.load import load as load_records
 from .data.loader import Loader
 from .data.records import Chat, Text, parts
+from .data.store import resolve
 from .evals.evaluation import Result
 from .generate.language_model import LanguageModel, directory_of
 from .generate.sampling import Sampling
@@ -113,7 +114,7 @@ def train(
     _refuse_at_once(directory)
     work = _prepare(asked, directory, stored)
     if stored is None:
-        parents = [directory_of(asked.base)] if asked.base else []
+        parents = [resolve(asked.base)] if asked.base else []
         run = Run.create(directory, configs.dump(work.recipe), parents, asked.seed)
     else:
         _same(work.recipe, stored, directory)

@@ -43,12 +43,13 @@ from .train.loss import summed_cross_entropy
 SEED = 0
 VOCAB = 4096
 CONTEXT = 256
-BATCH_SIZE = 16
+BATCH_SIZE = 8
+STRIDE = 192
 MODEL = {"kind": "decoder", "layers": 4, "width": 256, "heads": 4, "context": CONTEXT}
 OPTIM = {"kind": "muon", "schedule": "trapezoid"}
-PRETRAIN_LR, SFT_LR = 2e-3, 5e-4
+PRETRAIN_LR, SFT_LR = 2e-3, 7e-4
 # Share of the budget that goes into training; the rest is reading, tokenizing, measuring and talking.
-TRAINING_SHARE, PRETRAIN_SHARE = 0.7, 0.75
+TRAINING_SHARE, PRETRAIN_SHARE = 0.7, 0.6
 ANSWERS = 128
 LONGEST_ANSWER = 96
 TALKING = Sampling(temperature=0.7, top_p=0.95, max_new_tokens=LONGEST_ANSWER, seed=SEED)
@@ -164,7 +165,7 @@ def _train(place: Path, follow: Follow, stage: str, settings: list[str]) -> Run:
 
 def _measure(run: Run, dataset: Dataset) -> dict[str, Any]:
     """One line of the summary."""
-    evaluated = api.evaluate(run.path, "perplexity")
+    evaluated = api.evaluate(run.path, "perplexity", overrides=[f"stride={STRIDE}"])
     lm = api.load(run.path)
     state, rows = run.state, run.metrics()
     return {

@@ -232,3 +232,5 @@ _READERS = {
     ".tsv": _csv,
     ".parquet": _parquet,
 }
+
+SUFFIXES = tuple(_READERS)

@@ -33,7 +33,7 @@ _RECORD = "entry.json"
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What `entry.json` says of one entry; `content` is the file (or ".", the folder) that a name stands for."""
+    """What `entry.json` says of one entry; `content` is the file or folder in it that the name stands for."""
 
     name: str
     kind: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import resource
 import subprocess
@@ -313,13 +314,30 @@ def test_there_are_enough_payloads() -> None:
     assert len(set(INJECTIONS)) >= 50 and len(set(BOMBS)) >= 50
 
 
+def _survives(source: str) -> None:
+    try:
+        assert isinstance(Template(source, "t").render(**VARIABLES), str)
+    except UserError as error:
+        assert error.where
+
+
 @given(st.text(alphabet="{}%-#| ().,[]'abfor ines1~*+=\n", max_size=80))
 def test_no_source_brings_down_the_reader(source: str) -> None:
     """If this failed, a damaged template file would end in a traceback instead of a message."""
-    try:
-        assert isinstance(Template(source, "t").render(messages=MESSAGES), str)
-    except UserError as error:
-        assert error.where
+    _survives(source)
+
+
+def test_no_damage_brings_down_the_reader() -> None:
+    """If this failed, a template with a few wrong characters would end in a traceback."""
+    chance = random.Random(0)
+    written = "{{ }} {% %} {%- -%} for in if endfor endif set | ~ * + [ ] ( ) ' . messages 9"
+    pieces = written.split()
+    for _ in range(1500):
+        source = "".join(chance.sample(list(FIELD.values()), 2))
+        for _ in range(chance.randint(1, 4)):
+            place = chance.randrange(len(source))
+            source = source[:place] + chance.choice(pieces) + source[place + chance.randrange(3) :]
+        _survives(source)
 
 
 def test_long_conversations_are_within_the_budget() -> None:

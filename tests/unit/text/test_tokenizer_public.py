@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -292,3 +293,33 @@ def test_a_place_without_a_tokenizer_says_so(tmp_path: Path) -> None:
     for place in (tmp_path, tmp_path / "nowhere", tmp_path / "x.json"):
         with pytest.raises(UserError, match="no tokenizer"):
             Tokenizer.load(place)
+
+
+def test_no_damage_brings_down_the_reader(tmp_path: Path) -> None:
+    """If this failed, a damaged or hostile tokenizer.json would be a crash instead of a message."""
+    Tokenizer.train(CORPUS, 300).save(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    good, chance, outcomes = file.read_bytes(), random.Random(0), set()
+    for _ in range(2000):
+        content = bytearray(good)
+        for _ in range(chance.randint(1, 4)):
+            place = chance.randrange(len(content))
+            match chance.randrange(4):
+                case 0:
+                    content[place] = chance.randrange(256)
+                case 1:
+                    del content[place : place + chance.randint(1, 200)]
+                case 2:
+                    content[place:place] = bytes(chance.choices(b'{}[]",:0123456789-etrufalsn\\', k=4))
+                case 3:
+                    content = content[: place + 1]
+        file.write_bytes(content)
+        try:
+            tokenizer = Tokenizer.load(tmp_path)
+            ids = tokenizer.encode("hello <|im_end|> é") + tokenizer.encode_plain("hello <|im_end|> é")
+            assert all(0 <= number < tokenizer.size for number in ids)
+            outcomes.add("read")
+        except UserError as error:
+            assert error.where
+            outcomes.add("refused")
+    assert outcomes == {"read", "refused"}

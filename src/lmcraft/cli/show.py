@@ -1,0 +1,165 @@
+"""Show what a run, a model directory or a name in the store is: config, parameters, licence, lineage, files, digests.
+
+Proved by tests/cli/test_show.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from math import prod
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..core.disk import digest, read_json
+from ..core.errors import UserError
+from ..core.run import Run
+from ..data import catalog, store
+from .output import emit, table
+
+_GENERATIONS = 20  # of parents; runs that name each other in a circle would go on for ever
+_APART = ("config", "model_config", "adapter_config", "lineage", "files")  # shown below the other facts
+_GGUF_COUNTS = 24  # bytes: magic, version, number of tensors, number of facts
+
+
+def command(
+    name: Annotated[str, typer.Argument(help="A run, a model directory, a .gguf file, or a name.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Show what a run, a model or a name in the store is: `lmcraft show runs/demo/sft`."""
+    if name in catalog.ENTRIES and not store.has(name) and not Path(name).exists():
+        entry = catalog.ENTRIES[name]
+        result = {"type": "catalog", **asdict(entry), "fetch": f"lmcraft pull {name}"}
+        emit(result, as_json, lambda: _fields(result))
+        return
+    result = {}
+    if store.has(name) and not Path(name).exists():
+        stored = store.get(name)
+        result = {"type": stored.kind, **asdict(stored), "path": str(stored.path)}
+    place = store.resolve(name)
+    if not place.exists():
+        raise UserError("there is nothing to show here", where=name, fix="`lmcraft runs` and `lmcraft models` list")
+    if Run.exists(place):
+        result |= _run(Run.open(place))
+    elif place.is_dir():
+        result |= {"type": "model", "path": str(place), **_model(place)}
+    elif place.suffix == ".gguf":
+        result |= {"type": "model", "path": str(place), **_gguf(place), **_file(place)}
+    else:
+        result = {"type": "data", **result, **_file(place), "look": f"lmcraft data {name}"}
+    emit(result, as_json, lambda: _text(result))
+
+
+def _run(run: Run) -> dict[str, Any]:
+    state, origin = run.state, run.origin
+    facts = {
+        "type": "run",
+        "path": str(run.path),
+        "status": state["status"],
+        "step": state.get("step"),
+        "created": origin["created"],
+        "seed": origin["seed"],
+        "command": " ".join(origin["command"]),
+        "packages": origin["packages"],
+        "config": run.config_text,
+        "lineage": _lineage(run, 1),
+    }
+    model = next((run.path / part for part in ("model", "adapter") if (run.path / part).is_dir()), None)
+    return facts | (_model(model) if model else {})
+
+
+def _lineage(run: Run, generation: int) -> list[dict[str, Any]]:
+    """What the run was made of, and that of what: path, digest, and whether it is still the same."""
+    found = []
+    for path, parent in zip(run.parents, run.origin["parents"], strict=True):
+        content = next((path / part for part in ("model", "adapter") if (path / part).is_dir()), path)
+        state = "missing"
+        if content.exists():
+            state = "unchanged" if digest(content) == parent["digest"] else "changed since"
+        found.append({"path": str(path), "sha256": parent["digest"], "state": state, "generation": generation})
+        if generation < _GENERATIONS and Run.exists(path):
+            found += _lineage(Run.open(path), generation + 1)
+    return found
+
+
+def _model(folder: Path) -> dict[str, Any]:
+    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise UserError("there is nothing to show here", where=str(folder), why="neither a run nor a model directory")
+    facts: dict[str, Any] = {}
+    for key, name in (("model_config", "config.json"), ("adapter_config", "adapter_config.json")):
+        if (folder / name).is_file():
+            facts[key] = read_json(folder / name)
+    facts |= _weights(folder)
+    facts["chat_template"] = (folder / "chat_template.jinja").is_file()
+    facts["sha256"] = digest(folder)
+    facts["files"] = {
+        file.relative_to(folder).as_posix(): file.stat().st_size
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+    return facts
+
+
+def _weights(folder: Path) -> dict[str, Any]:
+    """Parameters and number formats from the headers of the safetensors; the tensors are not read."""
+    from safetensors import SafetensorError, safe_open
+
+    parameters, formats = 0, set()
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="np") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 - it is no dictionary
+                    tensor = tensors.get_slice(name)
+                    parameters += prod(tensor.get_shape())
+                    formats.add(tensor.get_dtype())
+        except (SafetensorError, OSError) as error:
+            raise UserError("the weights cannot be read", where=str(file), why=str(error)) from error
+    return {"parameters": parameters, "formats": sorted(formats)}
+
+
+def _gguf(file: Path) -> dict[str, Any]:
+    with file.open("rb") as opened:
+        head = opened.read(_GGUF_COUNTS)
+    if len(head) < _GGUF_COUNTS or head[:4] != b"GGUF":
+        raise UserError("this is not a GGUF file", where=str(file))
+    version, tensors = int.from_bytes(head[4:8], "little"), int.from_bytes(head[8:16], "little")
+    return {"format": f"GGUF version {version}", "tensors": tensors}
+
+
+def _file(file: Path) -> dict[str, Any]:
+    return {"path": str(file), "bytes": file.stat().st_size, "sha256": digest(file)}
+
+
+def _text(result: dict[str, Any]) -> str:
+    parts = [_fields({name: value for name, value in result.items() if name not in _APART})]
+    if result.get("lineage"):
+        rows = [
+            ["  " * (one["generation"] - 1) + one["path"], one["state"], one["sha256"][:16]]
+            for one in result["lineage"]
+        ]
+        parts.append(table(["made from", "", "sha256"], rows))
+    if result.get("files"):
+        parts.append(table(["file", "bytes"], [[name, size] for name, size in result["files"].items()]))
+    for name in ("model_config", "adapter_config"):
+        if result.get(name):
+            parts.append(f"{name}\n{_fields(result[name])}")
+    if result.get("config"):
+        parts.append(f"config.yaml\n{result['config']}")
+    return "\n\n".join(part.rstrip() for part in parts)
+
+
+def _fields(facts: dict[str, Any]) -> str:
+    return "\n".join(f"{name}: {_shown(value)}" for name, value in facts.items() if value not in (None, "", {}, []))
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_shown(one)}" for name, one in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_shown, value))
+    return str(value)
