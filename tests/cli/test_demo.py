@@ -18,7 +18,12 @@ STAGE = {
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     rows = [
-        {"messages": [{"role": "user", "content": f"Have you {i} cats?"}, {"role": "assistant", "content": f"No, {i + 1}."}]}
+        {
+            "messages": [
+                {"role": "user", "content": f"Have you {i} cats?"},
+                {"role": "assistant", "content": f"No, {i + 1}."},
+            ]
+        }
         for i in range(40)
     ]
     (tmp_path / "tiny.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -33,7 +38,14 @@ def finished(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProc
 def test_the_demo_from_end_to_end(lmcraft, tiny: Path) -> None:
     """If this failed, the first command that anybody tries would break, or not show what it promises."""
     told = finished(lmcraft(*ASKED))
-    for part in ("> Hello!", "base:", "chat:", "bits/byte held out", "demo/report.html", "lmcraft chat demo/sft"):
+    for part in (
+        "> Hello!",
+        "base:",
+        "chat:",
+        "bits/byte held out",
+        "demo/report.html",
+        "lmcraft chat demo/sft",
+    ):
         assert part in told.stdout, told.stdout
     summary = json.loads((tiny / "demo" / "summary.json").read_text())
     assert summary.keys() == {"data", "stages", "chats", "seconds", "next"}
@@ -42,9 +54,14 @@ def test_the_demo_from_end_to_end(lmcraft, tiny: Path) -> None:
         assert stage.keys() == STAGE and stage["steps"] == 4 and None not in stage.values()
         assert 0 <= stage["share_stopped"] <= 1 and stage["tokens"] > 0
     assert [stage["bits_per_byte_of"] for stage in summary["stages"].values()] == ["text", "answers"]
-    assert summary["data"]["trained on"] + summary["data"]["held out"] == 40 and summary["data"]["held out"] > 0
+    assert (
+        summary["data"]["trained on"] + summary["data"]["held out"] == 40 and summary["data"]["held out"] > 0
+    )
     for chat in summary["chats"]:
-        assert chat.keys() == {"prompt", "base", "chat"} and chat["base"]["finish_reason"] in ("stop", "length")
+        assert chat.keys() == {"prompt", "base", "chat"} and chat["base"]["finish_reason"] in (
+            "stop",
+            "length",
+        )
     assert (tiny / "demo" / "report.html").stat().st_size > 10_000
 
     before = {file: file.stat().st_mtime_ns for file in (tiny / "demo").rglob("*")}
@@ -52,7 +69,9 @@ def test_the_demo_from_end_to_end(lmcraft, tiny: Path) -> None:
     assert "finished already" in again.stderr and json.loads(again.stdout) == summary
     assert {file: file.stat().st_mtime_ns for file in (tiny / "demo").rglob("*")} == before
 
-    rows = {row["name"]: row for row in json.loads(finished(lmcraft("runs", "demo", "--json")).stdout)["runs"]}
+    rows = {
+        row["name"]: row for row in json.loads(finished(lmcraft("runs", "demo", "--json")).stdout)["runs"]
+    }
     assert rows["sft"]["parents"] == ["pretrain"] and rows["sft"]["status"] == "done"
 
     (tiny / "demo" / "summary.json").unlink()  # as if it had been stopped while it measured

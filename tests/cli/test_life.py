@@ -17,7 +17,16 @@ from lmcraft.cli.main import run
 SMALL = [
     "model=nano", "model.context=64", "tokenizer.vocab=300", "train.steps=4", "train.batch_size=4", "train.save_every=2"
 ]  # fmt: skip
-TUNE = ["train", "sft", "base=runs/book", "data=chats.jsonl", "train.steps=3", "train.batch_size=4", "--out", "runs/chat"]
+TUNE = [
+    "train",
+    "sft",
+    "base=runs/book",
+    "data=chats.jsonl",
+    "train.steps=3",
+    "train.batch_size=4",
+    "--out",
+    "runs/chat",
+]
 
 
 class Shell:
@@ -46,7 +55,12 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     monkeypatch.chdir(tmp_path)
     (tmp_path / "book.txt").write_text("\n<|endoftext|>\n".join(f"The tale of {i} cats." for i in range(40)))
     rows = [
-        {"messages": [{"role": "user", "content": f"{i} cats?"}, {"role": "assistant", "content": f"{i} cats."}]}
+        {
+            "messages": [
+                {"role": "user", "content": f"{i} cats?"},
+                {"role": "assistant", "content": f"{i} cats."},
+            ]
+        }
         for i in range(40)
     ]
     (tmp_path / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -91,7 +105,8 @@ def test_looking_at_data_and_making_a_tokenizer(shell: Shell) -> None:
     """If this failed, a user could not see what would be trained, or not share one tokenizer among models."""
     assert shell.json("data", "chats.jsonl")
     shell.json("tokenizer", "train", "book.txt", "--vocab", "300", "--out", "tok")
-    shell("train", "pretrain", "data=book.txt", "tokenizer=tok", *(s for s in SMALL if "vocab" not in s), "--out", "runs/book")
+    settings = [setting for setting in SMALL if "vocab" not in setting]
+    shell("train", "pretrain", "data=book.txt", "tokenizer=tok", *settings, "--out", "runs/book")
     ours = (shell.folder / "tok" / "tokenizer.json").read_bytes()
     assert (shell.folder / "runs" / "book" / "model" / "tokenizer.json").read_bytes() == ours
     assert shell.json("show", "runs/book")
@@ -115,7 +130,9 @@ def test_a_conversation(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     """If this failed, a long message or a long conversation would end the chat and lose it."""
     shell("train", "pretrain", "data=book.txt", *SMALL, "--out", "runs/book")
     shell(*TUNE)
-    said = iter(["3 cats?", "", "/new", "4 cats?", "cat " * 300, "5 cats?", "6 cats?", "7 cats?", "8 cats?", "/exit"])
+    said = iter(
+        ["3 cats?", "", "/new", "4 cats?", "cat " * 300, "5 cats?", "6 cats?", "7 cats?", "8 cats?", "/exit"]
+    )
     monkeypatch.setattr("builtins.input", lambda _: next(said))
     out, err = shell("chat", "runs/chat", "-m", "8")
     assert next(said, None) is None and out.count("\n") >= 6
@@ -128,8 +145,12 @@ def test_an_interrupt_is_answered_with_the_way_to_go_on(shell: Shell, out: list[
     asked = ["train", "pretrain", "data=book.txt", *SMALL, "train.steps=100000"]
     command = [sys.executable, "-m", "lmcraft", *asked, *out, "--json"]
     metrics = shell.folder / "runs" / "pretrain-1" / "metrics.jsonl"
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=shell.folder)
-    while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=shell.folder
+    )
+    for _ in range(2000):
+        if process.poll() is not None or (metrics.exists() and metrics.stat().st_size):
+            break
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     told, progress = process.communicate(timeout=120)

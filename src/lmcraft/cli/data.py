@@ -169,7 +169,8 @@ def _drawn(row: dict[str, Any], marks: bool) -> Drawn:
     """A row for the terminal; where there are no colours, what is trained stands between « and »."""
     from rich.text import Text
 
-    drawn = Text(f"\n{row['where']}\n", "bold")
+    drawn = Text()
+    drawn.append(f"\n{row['where']}\n", "bold")
     left = _CHARACTERS_SHOWN
     for span in row["spans"]:
         if left <= 0:

@@ -110,12 +110,20 @@ class Attention(nn.Module):
             q_BHTC, k_BKTC = self.q_norm(q_BHTC), self.k_norm(k_BKTC)
         if sight.rotary is not None:
             q_BHTC, k_BKTC = rotate(q_BHTC, sight.rotary), rotate(k_BKTC, sight.rotary)
+        keys, values = k_BKTC, v_BKTC
         if memory is not None:
-            k_BKTC, v_BKTC = memory.write(layer, k_BKTC, v_BKTC, sight.positions_BT)
-        if self.kv_heads != self.heads:
-            k_BKTC = k_BKTC.repeat_interleave(self.heads // self.kv_heads, dim=1)
-            v_BKTC = v_BKTC.repeat_interleave(self.heads // self.kv_heads, dim=1)
+            keys, values = memory.write(layer, k_BKTC, v_BKTC, sight.positions_BT)
         y_BHTC = F.scaled_dot_product_attention(
-            q_BHTC, k_BKTC, v_BKTC, attn_mask=sight.mask_B1TM, is_causal=sight.mask_B1TM is None
+            q_BHTC,
+            self._for_each_head(keys),
+            self._for_each_head(values),
+            attn_mask=sight.mask_B1TM,
+            is_causal=sight.mask_B1TM is None,
         )
         return self.out(y_BHTC.transpose(1, 2).reshape(B, T, -1))
+
+    def _for_each_head(self, shared_BKMC: Tensor) -> Tensor:
+        """Keys or values of grouped heads, repeated for each query head: [B, H, M, C]."""
+        if self.kv_heads == self.heads:
+            return shared_BKMC
+        return shared_BKMC.repeat_interleave(self.heads // self.kv_heads, dim=1)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
@@ -194,13 +194,18 @@ def _has_perplexity(*found: Series) -> bool:
 
 def _perplexity_axis(axes: Axes, *found: Series) -> None:
     import numpy as np
+    from matplotlib.ticker import MaxNLocator
 
     if not _has_perplexity(*found):
         return
     low, high = axes.get_ylim()
     right = axes.twinx()
     right.grid(False)
-    round_values = [digit * 10**power for power in range(8) for digit in (1, 1.5, 2, 3, 5, 7)]
+    round_values: Any = [digit * 10**power for power in range(8) for digit in (1, 2, 3, 5, 7)]
+    if high - low < 1:  # hardly a factor of three: equal distances tell more than round powers
+        round_values = [
+            float(value) for value in MaxNLocator(5).tick_values(np.exp(low), np.exp(high)) if value > 0
+        ]
     inside = [value for value in round_values if low <= np.log(value) <= high]
     room = 0.085 * (high - low)
     kept: list[float] = []
@@ -274,6 +279,7 @@ def _for_page(svg: str, name: str, alt: str) -> Markup:
     body = re.sub(r'\bid="', f'id="{name}-', body)
     body = body.replace("url(#", f"url(#{name}-").replace('xlink:href="#', f'href="#{name}-')
     body = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", body)
+    body = re.sub(r"font-family: [^;\"]*;? ?", "", body)
     for stand_in, variable in COLOURS.items():
         body = body.replace(stand_in, f"var(--{variable})")
     body = re.sub(r"\n\s*", "\n", body)

@@ -25,13 +25,13 @@ def count(value: Any) -> str:
 
 
 def short(value: Any) -> str:
-    """9,950, 12.3 thousand, 4.56 million, 7 billion: three digits that matter."""
+    """847,123, 4.56 million, 7 billion: large numbers with three digits that matter."""
     found = number(value)
     if found is None:
         return UNKNOWN
-    if abs(found) < 9_999.5:
+    if abs(found) < 999_500:
         return f"{round(found):,}"
-    return _scaled(found, (("trillion", 1e12), ("billion", 1e9), ("million", 1e6), ("thousand", 1e3)))
+    return _scaled(found, (("trillion", 1e12), ("billion", 1e9), ("million", 1e6)))
 
 
 def axis(value: float) -> str:
@@ -102,10 +102,12 @@ def _scaled(value: float, units: tuple[tuple[str, float], ...]) -> str:
 
 
 def duration(value: Any) -> str:
-    """8.3 s, 5 min 12 s, 2 h 5 min, 3 d 4 h; the unit stays on the line of its number."""
+    """40 ms, 8.3 s, 5 min 12 s, 2 h 5 min, 3 d 4 h; the unit stays on the line of its number."""
     found = number(value)
     if found is None:
         return UNKNOWN
+    if found < 0.9995:
+        return f"{round(1000 * found)}\u00a0ms"
     if found < 60:
         return f"{found:.1f}\u00a0s" if found < 10 else f"{min(round(found), 59)}\u00a0s"
     minutes, seconds = divmod(round(found), 60)

@@ -72,6 +72,11 @@ class Seen(HTMLParser):
 
 
 @pytest.fixture
+def parsed() -> Callable[[str], Seen]:
+    return Seen
+
+
+@pytest.fixture
 def seen() -> Callable[[Path], Seen]:
     return lambda file: Seen(file.read_text(encoding="utf-8"))
 
@@ -118,6 +123,8 @@ DATA: dict[str, Any] = {
     "rows: cut_documents": 1, "rows: rows_without_target": 2, "shard": "abcdef0123456789",
     "preview": [{
         "where": "talk.jsonl:1",
-        "tokens": [["<|im_start|>", False], ["user", False], ["\n", False], ["Hi", False], [" there", True], ["!", True]],
+        "tokens": [
+            ["<|im_start|>", False], ["user", False], ["\n", False], ["Hi", False], [" there", True], ["!", True],
+        ],
     }],
 }  # fmt: skip

@@ -63,7 +63,8 @@ def test_bits_of_different_bytes_are_not_drawn_as_if_they_could_be_compared(
 @pytest.mark.parametrize(
     "summary",
     [
-        {}, {"stages": None, "chats": None}, {"stages": {"sft": None}}, {"chats": [None, {"prompt": None}, {"base": 3}]},
+        {}, {"stages": None, "chats": None}, {"stages": {"sft": None}},
+        {"chats": [None, {"prompt": None}, {"base": 3}]},
         {"stages": {"pretrain": {"seconds": None, "share_stopped": "x"}}}, {"next": 7, "seconds": "long"},
     ],
 )  # fmt: skip

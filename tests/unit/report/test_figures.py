@@ -103,3 +103,11 @@ def test_the_table_has_the_first_and_the_last_step(make_run) -> None:
     rows = figures.table(facts.read(make_run(steps=400)))
     assert len(rows) == 12 and rows[0][0] == "1" and rows[-1][0] == "400"
     assert all(row[2] != "–" for row in rows[1:]), "rows with a held-out loss are preferred"
+
+
+def test_the_perplexity_axis_has_marks_however_little_the_loss_moved(make_run) -> None:
+    """If this failed, a short fine-tuning would have an axis without a number on it."""
+    rows = [{"step": step, "loss": 5.30 - step / 1000} for step in (1, 2, 3)]
+    figure = figures.loss(facts.read(make_run(metrics=rows)))
+    marks = re.findall(r">([\d.]+)</text>", figure.wide)
+    assert len([mark for mark in marks if 198 < float(mark) < 201]) >= 2

@@ -6,7 +6,10 @@ import pytest
 
 from lmcraft.report import page
 
-HOSTILE = "</p></pre></style><script>alert(1)</script><img src=http://evil.example/x onerror='x'>\u202e\x00\"'&amp;{{7*7}}"
+HOSTILE = (
+    "</p></pre></style><script>alert(1)</script><img src=http://evil.example/x onerror='x'>"
+    "\u202e\x00\"'&amp;{{7*7}}"
+)
 
 
 def test_the_page_has_every_part(make_run, seen) -> None:
@@ -73,7 +76,9 @@ def test_hostile_text_is_inert_everywhere(make_run, seen) -> None:
     run.write_text("evals/broken.json", "{" + HOSTILE)
     found = seen(page.write(run))
     assert found.wrong == [], "hostile text changed the structure of the page"
-    assert found.count("script") == found.count("img") == found.count("b") - 2 == 0 or found.count("b") == 1
+    assert found.count("script") == found.count("img") == 0 and found.count("b") == 1, (
+        "one <b> is the page's own"
+    )
     assert not any(name.startswith("on") for _, attributes in found.elements for name in attributes)
     assert "\u202e" not in found.text and "\x00" not in found.text and "{{7*7}}" in found.text
 

@@ -19,7 +19,7 @@ def test_what_happened_is_told_in_plain_words(make_run) -> None:
     told = " ".join(story.sentences(facts.read(base))).replace("\u00a0", " ")
     assert told == (
         "A new decoder model of 1.23 million parameters has been trained to predict the next token of talk.jsonl: "
-        "90 conversations. It took 60 steps, 6 passes over the data, 60 thousand trained tokens in 1 min 15 s. "
+        "90 conversations. It took 60 steps, 6 passes over the data, 60,000 trained tokens in 1 min 15 s. "
         "The held-out loss fell from 2.550 to 2.517 nats per token (perplexity 12.4)."
     )
     tuned = " ".join(story.sentences(facts.read(make_run("tuned", "sft", parents=[base.path]))))

@@ -11,8 +11,7 @@ from lmcraft.report import words
     ("write", "value", "written"),
     [
         (words.count, 12345.0, "12,345"),
-        (words.short, 9999, "9,999"),
-        (words.short, 12_345, "12.3 thousand"),
+        (words.short, 847_123, "847,123"),
         (words.short, 999_960, "1 million"),
         (words.short, 3_412_224, "3.41 million"),
         (words.short, 7e9, "7 billion"),
@@ -32,7 +31,7 @@ from lmcraft.report import words
         (words.size, 512, "512 bytes"),
         (words.size, 999_960_000, "1 GB"),
         (words.size, 1_312_000_000, "1.31 GB"),
-        (words.duration, 0.04, "0.0\u00a0s"),
+        (words.duration, 0.04, "40\u00a0ms"),
         (words.duration, 59.9, "59\u00a0s"),
         (words.duration, 60, "1\u00a0min"),
         (words.duration, 312.4, "5\u00a0min 12\u00a0s"),
