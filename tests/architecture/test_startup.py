@@ -40,6 +40,16 @@ def test_nothing_heavy_is_imported(source: str) -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_train_is_a_function_and_a_folder() -> None:
+    """If this failed, `lmcraft.train(...)` would work or not depending on what was imported before."""
+    import lmcraft
+    import lmcraft.train.loop as loop
+
+    assert lmcraft.train.loop is loop and loop.Config
+    with pytest.raises(lmcraft.core.errors.UserError, match="no 'pretran' in stages"):
+        next(lmcraft.train("pretran"))
+
+
 def test_the_names_of_the_package_are_what_it_says() -> None:
     """If this failed, `lmcraft.train` would be missing, or a misspelt name would not be an AttributeError."""
     import lmcraft

@@ -40,7 +40,8 @@ def describe(run: Run, directory: Path) -> dict[str, Any]:
     try:
         state, origin = run.state, run.origin
         losses = [metric["loss"] for metric in run.metrics() if metric.get("loss") is not None]
-        row["stage"] = parse(run.config_text, "config.yaml").value.get("stage")
+        stage = parse(run.config_text, "config.yaml").value.get("stage")
+        row["stage"] = stage["kind"] if isinstance(stage, dict) else stage
         row["status"], row["step"] = state["status"], state.get("step")
         row["loss"] = losses[-1] if losses else None
         row["parents"] = [Path(parent["path"]).name for parent in origin["parents"]]

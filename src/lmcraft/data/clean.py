@@ -26,6 +26,10 @@ R = TypeVar("R", bound=Record)
 
 PIECE_WORDS = 5
 _PERMUTATIONS = 128
+# The bands that datasketch chooses for 0.8 itself would propose only 40 % of the pairs that are exactly 0.8 similar. A
+# wider net that weighs misses nine times false alarms proposes 99.99 %; false alarms cost a comparison, no record.
+_NET = 0.8
+_WEIGHTS = (0.1, 0.9)  # of false alarms, of misses
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,7 @@ def near(records: Sequence[R], threshold: float = 0.8) -> tuple[list[R], list[Re
     if not 0 < threshold <= 1:
         raise UserError(f"the similarity threshold is {threshold}", why="it must be above 0 and at most 1")
     datasketch = _datasketch()
-    index = datasketch.MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS)
+    index = datasketch.MinHashLSH(threshold=_NET * threshold, num_perm=_PERMUTATIONS, weights=_WEIGHTS)
     repeated = _repetitions(records)
     twins: dict[int, tuple[int, float]] = {}
     pieces: dict[int, set[bytes]] = {}

@@ -74,7 +74,7 @@ def _constant(name: str) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    return "nested too deeply" if isinstance(error, RecursionError) else str(error).split(";")[0]
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error).partition("; use sys.")[0]
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_pairs, parse_constant=_constant)

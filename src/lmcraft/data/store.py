@@ -17,7 +17,7 @@ import fcntl
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,9 @@ class Stored:
         return path(self.name) / self.content
 
 
+_TYPES = {each.name: {"str": str, "int": int}.get(each.type, dict) for each in fields(Stored) if each.name != "name"}
+
+
 def folder() -> Path:
     """Where the entries are."""
     return home() / "store"
@@ -78,12 +81,11 @@ def get(name: str) -> Stored:
         raise _missing(name)
     place = path(name) / _RECORD
     facts = read_json(place)
-    try:
-        return Stored(**{**facts, "name": name})
-    except TypeError as error:
+    if not isinstance(facts, dict) or {key: type(value) for key, value in facts.items()} != _TYPES:
         raise UserError(
             "the record of a store entry is damaged", where=str(place), fix=f"remove {place.parent} and pull it again"
-        ) from error
+        )
+    return Stored(name=name, **facts)
 
 
 def entries() -> list[Stored]:
