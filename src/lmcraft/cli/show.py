@@ -39,9 +39,18 @@ def command(
         result = {"type": stored.kind, **asdict(stored), "path": str(stored.path)}
     place = store.resolve(name)
     if not place.exists():
-        raise UserError("there is nothing to show here", where=name, fix="`lmcraft runs` and `lmcraft models` list")
+        raise UserError(
+            "there is nothing to show here", where=name, fix="`lmcraft runs` and `lmcraft models` list"
+        )
     if Run.exists(place):
-        result |= _run(Run.open(place))
+        try:
+            result |= _run(Run.open(place))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                "the records of this run are damaged",
+                where=f"{place}: origin.json or state.json",
+                why=str(error),
+            ) from error
     elif place.is_dir():
         result |= {"type": "model", "path": str(place), **_model(place)}
     elif place.suffix == ".gguf":
@@ -77,7 +86,9 @@ def _lineage(run: Run, generation: int) -> list[dict[str, Any]]:
         state = "missing"
         if content.exists():
             state = "unchanged" if digest(content) == parent["digest"] else "changed since"
-        found.append({"path": str(path), "sha256": parent["digest"], "state": state, "generation": generation})
+        found.append(
+            {"path": str(path), "sha256": parent["digest"], "state": state, "generation": generation}
+        )
         if generation < _GENERATIONS and Run.exists(path):
             found += _lineage(Run.open(path), generation + 1)
     return found
@@ -85,7 +96,9 @@ def _lineage(run: Run, generation: int) -> list[dict[str, Any]]:
 
 def _model(folder: Path) -> dict[str, Any]:
     if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
-        raise UserError("there is nothing to show here", where=str(folder), why="neither a run nor a model directory")
+        raise UserError(
+            "there is nothing to show here", where=str(folder), why="neither a run nor a model directory"
+        )
     facts: dict[str, Any] = {}
     for key, name in (("model_config", "config.json"), ("adapter_config", "adapter_config.json")):
         if (folder / name).is_file():
@@ -150,7 +163,9 @@ def _text(result: dict[str, Any]) -> str:
 
 
 def _fields(facts: dict[str, Any]) -> str:
-    return "\n".join(f"{name}: {_shown(value)}" for name, value in facts.items() if value not in (None, "", {}, []))
+    return "\n".join(
+        f"{name}: {_shown(value)}" for name, value in facts.items() if value not in (None, "", {}, [])
+    )
 
 
 def _shown(value: Any) -> str:

@@ -102,7 +102,8 @@ def _datasketch() -> Any:
         return importlib.import_module("datasketch")
     except ImportError as error:
         raise UserError(
-            "finding near duplicates needs datasketch, which is not installed", fix="pip install 'lmcraft[data]'"
+            "finding near duplicates needs datasketch, which is not installed",
+            fix="pip install 'lmcraft[data]'",
         ) from error
 
 
@@ -139,4 +140,7 @@ def _pieces(record: Record) -> set[bytes]:
     """Hashes of all runs of 5 words; a shorter record is one piece."""
     words = " ".join(_normal(record)).split()
     runs = range(max(1, len(words) - PIECE_WORDS + 1))
-    return {hashlib.blake2b(" ".join(words[at : at + PIECE_WORDS]).encode(), digest_size=8).digest() for at in runs}
+    return {
+        hashlib.blake2b(" ".join(words[at : at + PIECE_WORDS]).encode(), digest_size=8).digest()
+        for at in runs
+    }

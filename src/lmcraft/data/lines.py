@@ -48,13 +48,19 @@ def lines(path: Path) -> Iterator[tuple[int, str | Problem]]:
             where = Where(str(path), number)
             if len(raw) > LINE_BYTES and not raw.endswith(b"\n"):
                 length = len(raw) + _skip_line(file)
-                yield number, Problem(where, f"the line is {length:,} bytes long, at most {LINE_BYTES:,} are read")
+                yield (
+                    number,
+                    Problem(where, f"the line is {length:,} bytes long, at most {LINE_BYTES:,} are read"),
+                )
                 continue
             try:
                 text = raw.decode("utf-8")
             except UnicodeDecodeError as error:
                 byte = f"0x{raw[error.start]:02x}"
-                yield number, Problem(where, f"not UTF-8: byte {byte} at position {error.start + 1} of the line")
+                yield (
+                    number,
+                    Problem(where, f"not UTF-8: byte {byte} at position {error.start + 1} of the line"),
+                )
                 continue
             yield number, text.removesuffix("\n").removesuffix("\r")
 

@@ -56,7 +56,6 @@ def keep(path: Path, name: str | None = None, licence: str | None = None) -> sto
         files = [path]
         facts |= {"kind": "data", "content": path.name, **_described(path)}
     size = sum(file.stat().st_size for file in files)
-    store.folder().mkdir(parents=True, exist_ok=True)
     free_space(store.folder(), size)
     with store.adding(name, facts) as target:
         place = target / _FOLDER if path.is_dir() else target
@@ -88,7 +87,9 @@ def _require_gguf(path: Path) -> None:
     with path.open("rb") as file:
         magic = file.read(4)
     if magic != b"GGUF":
-        raise UserError("this is not a GGUF file", where=str(path), why=f"it begins with {magic!r}, not b'GGUF'")
+        raise UserError(
+            "this is not a GGUF file", where=str(path), why=f"it begins with {magic!r}, not b'GGUF'"
+        )
 
 
 def _model_files(folder: Path) -> list[Path]:

@@ -63,4 +63,3 @@ def rendered(record: Chat, tokenizer: Tokenizer, template: ChatTemplate) -> list
 def _text(ids: Sequence[int], tokenizer: Tokenizer) -> str:
     """Bytes of all tokens together, since a character may be spread over several."""
     return b"".join(tokenizer.token_bytes(number) for number in ids).decode("utf-8", "backslashreplace")
-

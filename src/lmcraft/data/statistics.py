@@ -88,10 +88,15 @@ def tokens(
 def _lengths(part: Sequence[Record], tokenizer: Tokenizer, template: ChatTemplate) -> list[tuple[int, int]]:
     """(tokens, trained tokens) of each record."""
     if isinstance(part[0], Chat):
-        return [(len(chat.ids), sum(chat.trained)) for chat in template.encode_all([chat.messages for chat in part])]
+        return [
+            (len(chat.ids), sum(chat.trained))
+            for chat in template.encode_all([chat.messages for chat in part])
+        ]
     marked = [(number, span) for number, record in enumerate(part) for span in spans(record)]
     sums = [[0, 0] for _ in part]
-    for (number, span), ids in zip(marked, tokenizer.encode_batch([span.text for _, span in marked]), strict=True):
+    for (number, span), ids in zip(
+        marked, tokenizer.encode_batch([span.text for _, span in marked]), strict=True
+    ):
         sums[number][0] += len(ids)
         sums[number][1] += len(ids) if span.trained else 0
     return [(length, targets) for length, targets in sums]

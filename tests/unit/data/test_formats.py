@@ -52,7 +52,11 @@ GOOD = [
     ("turns", {"text": "<user>\nq\n\nr\n<assistant>\na\n"}, Chat((user("q\n\nr"), A))),
     ("turns", {"text": "<system>\ns\n<user>\nq\n<assistant>\na"}, Chat((system("s"), Q, A))),
     ("messages", {"messages": QA}, Chat((Q, A))),
-    ("messages", {"messages": said(("developer", "s"), ("user", "q"), ("assistant", "a"))}, Chat((system("s"), Q, A))),
+    (
+        "messages",
+        {"messages": said(("developer", "s"), ("user", "q"), ("assistant", "a"))},
+        Chat((system("s"), Q, A)),
+    ),
     ("messages", {"messages": said(("system", " "), ("user", "q"), ("assistant", "a"))}, Chat((Q, A))),
     (
         "messages",
@@ -85,7 +89,11 @@ GOOD = [
         {"prompt": "q", "chosen": QA, "rejected": said(("user", "q"), ("assistant", "b"))},
         Pair((Q,), (A,), (B,)),
     ),
-    ("preference", {"chosen": QA, "rejected": said(("user", "q"), ("assistant", "b"))}, Pair((Q,), (A,), (B,))),
+    (
+        "preference",
+        {"chosen": QA, "rejected": said(("user", "q"), ("assistant", "b"))},
+        Pair((Q,), (A,), (B,)),
+    ),
     (
         "preference",
         {"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"},
@@ -105,7 +113,11 @@ GOOD = [
     ("unpaired", {"prompt": "q", "response": "a", "kto_tag": "False"}, Rated((Q,), (A,), False)),
     ("unpaired", {"prompt": "q", "completion": "a", "label": 0}, Rated((Q,), (A,), False)),
     ("prompt", {"prompt": "q"}, Prompt((Q,))),
-    ("prompt", {"prompt": said(("system", "s"), ("user", "q")), "answer": 42}, Prompt((system("s"), Q), "42")),
+    (
+        "prompt",
+        {"prompt": said(("system", "s"), ("user", "q")), "answer": 42},
+        Prompt((system("s"), Q), "42"),
+    ),
     ("classification", {"text": "t", "label": "ham"}, Labeled("t", "ham")),
     ("classification", {"text": "t", "label": 1}, Labeled("t", "1")),
     ("classification", {"text": "t", "label": False}, Labeled("t", "false")),
@@ -117,7 +129,14 @@ GOOD = [
     ("arena", {"model_a": "m", "model_b": "n", "winner": "tie (bothbad)"}, Vote("m", "n", "tie (bothbad)")),
     (
         "arena",
-        {"model_a": "m", "model_b": "n", "winner": "model_a", "conversation_a": QA, "conversation_b": QA, "judge": 7},
+        {
+            "model_a": "m",
+            "model_b": "n",
+            "winner": "model_a",
+            "conversation_a": QA,
+            "conversation_b": QA,
+            "judge": 7,
+        },
         Vote("m", "n", "model_a", (Q, A), (Q, A), "7"),
     ),
 ]
@@ -166,7 +185,10 @@ WRONG = [
     ({"prompt": "q", "completion": ""}, "the assistant says nothing in message 2"),
     ({"prompt": said(("assistant", "a")), "completion": "b"}, "the first message must be the user's"),
     ({"prompt": QA, "completion": "b"}, "the prompt must end with a message of the user"),
-    ({"prompt": "q", "completion": said(("user", "r"))}, "completion must begin with a message of the assistant"),
+    (
+        {"prompt": "q", "completion": said(("user", "r"))},
+        "completion must begin with a message of the assistant",
+    ),
     ({"prompt": "q", "chosen": "a", "rejected": "a"}, "chosen and rejected are equal"),
     ({"prompt": "q", "chosen": "a", "rejected": " "}, "the assistant says nothing"),
     ({"chosen": "a", "rejected": "b"}, "no prompt column"),
@@ -191,7 +213,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("value", "words"), WRONG)
 def test_a_wrong_row_says_why(value, words):
-    """A failure would mean that a row which trains nothing, or something wrong, passes; or that the reason is hidden."""
+    """A failure would mean that a row which trains nothing, or wrong things, passes; or that the reason is hidden."""
     row = Row(HERE, value)
     made = record(row, shape([row]))
     assert isinstance(made, Problem) and made.where == HERE
@@ -237,10 +259,13 @@ json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["role", "content"]), inner),
 )
-columns = "messages conversations prompt completion chosen rejected label text tokens tags source target system".split()
+columns = (
+    "messages conversations prompt completion chosen rejected label text tokens tags source target system "
+    "instruction input output history answer winner model_a model_b conversation_a conversation_b"
+).split()
 
 
-@given(st.dictionaries(st.sampled_from(columns + "instruction input output history answer winner".split()), json_values))
+@given(st.dictionaries(st.sampled_from(columns), json_values))
 def test_no_row_gets_past(value):
     """A failure would mean that some row ends in a traceback instead of a problem with its line."""
     for name in SHAPES:

@@ -59,7 +59,7 @@ def test_the_shape_may_be_decided_late(file):
 
 
 def test_strict_callers_get_the_first_problems_and_the_count(file):
-    """A failure would mean that training starts on a part of the data, or that the user must search for the mistakes."""
+    """A failure would mean that training starts on a part of the data, or that the mistakes must be searched for."""
     path = file("x.jsonl", [CHAT, *["broken"] * 12])
     with pytest.raises(UserError) as error:
         load(path).require()
@@ -78,7 +78,9 @@ def test_a_kind_may_be_asked_for(file):
     assert load(file("a.jsonl", [CHAT]), kind="chat").records == [Chat((Q, A))]
     assert load(file("a.jsonl", [TURNS]), kind="text").records == [Text(TURNS["text"])]
     assert load(file("a.jsonl", [{"text": "t", "label": "l"}]), kind="text").records == [Text("t")]
-    assert load(file("a.jsonl", [{"prompt": "q", "completion": "a"}]), kind="completion").shape == "completion"
+    assert (
+        load(file("a.jsonl", [{"prompt": "q", "completion": "a"}]), kind="completion").shape == "completion"
+    )
     with pytest.raises(UserError, match="pair rows are needed here, these are chat rows"):
         load(file("a.jsonl", [CHAT]), kind="pair")
     with pytest.raises(UserError, match="no kind of data called 'chats'"):
@@ -87,8 +89,16 @@ def test_a_kind_may_be_asked_for(file):
 
 def test_prompts_follow_from_conversations_and_preferences(file):
     """A failure would mean that reinforcement learning sees the answer in its prompt."""
-    longer = {"messages": [*CHAT["messages"], {"role": "user", "content": "r"}, {"role": "assistant", "content": "s"}]}
-    assert load(file("a.jsonl", [longer]), kind="prompt").records == [Prompt((Q, A, Message("user", "r")), "s")]
+    longer = {
+        "messages": [
+            *CHAT["messages"],
+            {"role": "user", "content": "r"},
+            {"role": "assistant", "content": "s"},
+        ]
+    }
+    assert load(file("a.jsonl", [longer]), kind="prompt").records == [
+        Prompt((Q, A, Message("user", "r")), "s")
+    ]
     pair = {"prompt": "q", "chosen": "a", "rejected": "b"}
     assert load(file("a.jsonl", [pair]), kind="prompt").records == [Prompt((Q,))]
 
@@ -114,7 +124,7 @@ def test_preferences_follow_from_votes(file):
 
 
 def test_one_path_is_a_path_and_no_path_is_a_mistake(file):
-    """A failure would mean that a string is taken apart into letters, or that nothing at all is loaded without a word."""
+    """A failure would mean that a string is taken apart into letters, or that nothing is loaded in silence."""
     path = file("x.jsonl", [CHAT])
     assert load(str(path)).records == load(path).records == load([path]).records
     with pytest.raises(UserError, match="no data files are named"):

@@ -22,7 +22,14 @@ def model(tmp_path):
     """A model directory with things in it that must stay behind."""
     folder = tmp_path / "My Model"
     (folder / "code").mkdir(parents=True)
-    for name in ("config.json", "model.safetensors", "tokenizer.json", "LICENSE", "pytorch_model.bin", "run.py"):
+    for name in (
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "LICENSE",
+        "pytorch_model.bin",
+        "run.py",
+    ):
         (folder / name).write_text(name)
     return folder
 

@@ -68,8 +68,14 @@ def test_json_in_its_usual_layouts(file, text):
 
 def test_json_rows_know_their_lines(file):
     """A failure would mean that a problem in a .json file cannot be found again."""
-    assert [line for line, _ in found(file("x.json", '[\n{"a": 1},\n\n {"a":\n 2}\n,{"a": 3}]'))[0]] == [2, 4, 6]
-    assert found(file("one.json", '{"messages": [{"role": "user"}]}'))[0] == [(1, {"messages": [{"role": "user"}]})]
+    assert [line for line, _ in found(file("x.json", '[\n{"a": 1},\n\n {"a":\n 2}\n,{"a": 3}]'))[0]] == [
+        2,
+        4,
+        6,
+    ]
+    assert found(file("one.json", '{"messages": [{"role": "user"}]}'))[0] == [
+        (1, {"messages": [{"role": "user"}]})
+    ]
     assert [line for line, _ in found(file("ids.json", '{\n"x": {"a": 1},\n"y": {"a": 2}}'))[0]] == [2, 3]
 
 
@@ -110,7 +116,10 @@ def test_gzip_changes_nothing(file, name):
 
 def test_a_text_file_is_one_document(file):
     """A failure would mean that paragraphs are learned as if they had nothing to do with each other."""
-    assert found(file("x.txt", "\n\nOne.\r\n\r\nTwo.\n  three\n")) == ([(3, {"text": "One.\n\nTwo.\n  three"})], [])
+    assert found(file("x.txt", "\n\nOne.\r\n\r\nTwo.\n  three\n")) == (
+        [(3, {"text": "One.\n\nTwo.\n  three"})],
+        [],
+    )
 
 
 def test_end_of_text_lines_part_documents(file):
@@ -152,7 +161,9 @@ BROKEN_LINES = {
     b'{"text": "\xff"}': "not UTF-8: byte 0xff at position 11 of the line",
     b'{"text": ' + b"[" * 100_000: "nested too deeply",
     b"\x00\x00\x00": "not JSON: Expecting value at column 1",
-    b'{"n": ' + b"9" * 5000 + b"}": "Exceeds the limit (4300 digits) for integer string conversion: value has 5000 digits",
+    b'{"n": ' + b"9" * 5000 + b"}": (
+        "Exceeds the limit (4300 digits) for integer string conversion: value has 5000 digits"
+    ),
 }
 
 
@@ -245,13 +256,15 @@ def test_broken_json_gives_what_came_before(file):
     assert [line for line, _ in rows] == [1, 2]
     assert problems == [(3, "not JSON: Expecting value at column 7; reading stopped here")]
     assert "name it .jsonl" in found(file("y.json", '{"text": "a"}\n{"text": "b"}'))[1][0][1]
-    assert found(file("z.json", b'[{"a":\n"\xff"}]'))[1] == [(2, "not UTF-8: byte 0xff; nothing of this file is used")]
+    assert found(file("z.json", b'[{"a":\n"\xff"}]'))[1] == [
+        (2, "not UTF-8: byte 0xff; nothing of this file is used")
+    ]
     assert "expected [ or {" in found(file("s.json", "hello"))[1][0][1]
 
 
 def test_broken_csv_rows(file):
     """A failure would mean that a cell too many shifts columns, or a lost quote swallows the file unseen."""
-    rows, problems = found(file("x.csv", 'text,label\na\nb,c,d\ne,f\n'))
+    rows, problems = found(file("x.csv", "text,label\na\nb,c,d\ne,f\n"))
     assert rows == [(4, {"text": "e", "label": "f"})]
     assert problems == [(2, "1 columns, the header has 2"), (3, "3 columns, the header has 2")]
     rows, problems = found(file("y.csv", 'text,label\na,b\n"open,c\nd,e\n'))
@@ -307,7 +320,9 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
-records = st.lists(st.dictionaries(st.text(max_size=8), values, min_size=1, max_size=4), min_size=1, max_size=8)
+records = st.lists(
+    st.dictionaries(st.text(max_size=8), values, min_size=1, max_size=4), min_size=1, max_size=8
+)
 
 
 @given(rows=records, escape=st.booleans(), crlf=st.booleans(), indent=st.none() | st.integers(0, 2))

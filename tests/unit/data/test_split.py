@@ -18,7 +18,7 @@ fractions = st.floats(0, 1, exclude_max=True)
 
 
 def test_about_the_fraction_is_held_out():
-    """A failure would mean that much more or less is measured on than was asked; the bounds are five deviations wide."""
+    """A failure would mean that much more or less is held out than was asked; the bounds are five deviations."""
     for fraction in (0.01, 0.05, 0.5):
         deviation = (len(RECORDS) * fraction * (1 - fraction)) ** 0.5
         assert abs(len(split(RECORDS, fraction)[1]) - fraction * len(RECORDS)) < 5 * deviation

@@ -13,7 +13,14 @@ Q, A = Message("user", "one two"), Message("assistant", "abc")
 
 def test_spread():
     """A failure would mean that a context length is chosen by a wrong quantile."""
-    assert spread([4, 1, 3, 2]) == {"total": 10, "mean": 2.5, "smallest": 1, "median": 2, "q95": 4, "largest": 4}
+    assert spread([4, 1, 3, 2]) == {
+        "total": 10,
+        "mean": 2.5,
+        "smallest": 1,
+        "median": 2,
+        "q95": 4,
+        "largest": 4,
+    }
     assert spread(range(1, 101))["q95"] == 95 and spread(range(1, 101))["median"] == 50
     assert spread([7]) == {"total": 7, "mean": 7, "smallest": 7, "median": 7, "q95": 7, "largest": 7}
 
@@ -30,7 +37,8 @@ def test_conversations():
 
 def test_classes():
     """A failure would mean that an unbalanced data set looks balanced."""
-    assert describe([Labeled("t", "ham"), Labeled("t", "spam"), Labeled("u", "ham")])["classes"] == {"ham": 2, "spam": 1}
+    mails = [Labeled("t", "ham"), Labeled("t", "spam"), Labeled("u", "ham")]
+    assert describe(mails)["classes"] == {"ham": 2, "spam": 1}
     assert describe([Tagged(("a", "b"), ("O", "O"))])["classes"] == {"O": 2}
     assert describe([Rated((Q,), (A,), False)])["classes"] == {"bad": 1}
     assert describe([Vote("m", "n", "tie")])["classes"] == {"tie": 1}

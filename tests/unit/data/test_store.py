@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from lmcraft.core.errors import UserError
 from lmcraft.data import store
 
-FACTS = {"kind": "data", "content": "x.jsonl", "what": "a thing", "source": "me", "licence": "MIT", "counts": {"n": 1}}
+FACTS = {
+    "kind": "data",
+    "content": "x.jsonl",
+    "what": "a thing",
+    "source": "me",
+    "licence": "MIT",
+    "counts": {"n": 1},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +54,13 @@ def test_what_fails_leaves_nothing(home):
         (folder / "x.jsonl").write_text("half")
         raise RuntimeError
     assert not store.has("thing") and not [file for file in (home / "store").iterdir() if file.is_dir()]
+
+
+def test_a_store_that_cannot_be_written(home):
+    """A failure would mean a traceback when LMCRAFT_HOME is wrong or its disk is read-only."""
+    home.write_text("a file, not a folder")
+    with pytest.raises(UserError, match="cannot write"):
+        put("thing")
 
 
 def test_leftovers_of_a_killed_pull_are_removed(home):
@@ -85,7 +99,9 @@ def attempt(name):
     return "added"
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../x", "/etc", "a/b", "A", ".x", "x" * 65, "x\0", "x\n", "é", "a b"])
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../x", "/etc", "a/b", "A", ".x", "x" * 65, "x\0", "x\n", "é", "a b"]
+)
 def test_names_reach_nowhere_else(name):
     """A failure would mean that a name given from outside becomes a path outside of the store."""
     assert not store.has(name)

@@ -56,8 +56,8 @@ def distribution(logits: np.ndarray, seen: set[int], s: Sampling, points: int = 
     return np.bincount([choose(tensor, seen, s, draw) for _ in range(points)], minlength=len(logits)) / points
 
 
-# Tokens that were seen: one likely, one in the middle, and the likeliest of those with a negative logit.
 LOGITS = np.random.default_rng(0).normal(size=40) * 0.7
+# Seen were: some token, the likeliest, and the likeliest of those with a negative logit.
 SEEN = {3, int(LOGITS.argmax()), int(np.where(LOGITS < -0.3, LOGITS, -99).argmax())}
 FILTERS = [
     {},
@@ -69,7 +69,7 @@ FILTERS = [
     {"top_p": 0.05},
     {"top_p": 0.9},
     {"top_p": 1.0},
-    {"min_p": 0.1},
+    {"min_p": 0.3},
     {"min_p": 1.0},
     {"min_p": 0.0},
     {"repetition_penalty": 1.7},
@@ -88,7 +88,7 @@ def test_distribution_equals_the_reference(settings):
     assert ((found > 0) <= (expected > 0)).all()
 
 
-@pytest.mark.parametrize("settings", [{"top_k": 7}, {"top_p": 0.8}, {"min_p": 0.1}], ids=str)
+@pytest.mark.parametrize("settings", [{"top_k": 7}, {"top_p": 0.8}, {"min_p": 0.3}], ids=str)
 def test_the_filters_change_something(settings):
     """If this fails, the comparison above cannot tell a filter from none."""
     assert (

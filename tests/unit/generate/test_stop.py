@@ -131,6 +131,13 @@ def test_a_stop_string_at_the_limit_is_a_stop():
     assert watched.finish_reason == "stop" and watched.text == "ab" == "".join(shown)
 
 
+def test_of_two_that_are_complete_at_once_the_earlier_cuts():
+    """A failure would mean that the beginning of a stop string is left in the answer."""
+    for stop in (["end.", "."], [".", "end."]):
+        _, watched = play([*b"the end. more"], stop=stop)
+        assert watched.text == "the "
+
+
 def test_an_empty_stop_string_is_none():
     """A failure would mean that every answer is empty."""
     _, watched = play([*b"abc", END], stop=["", "zz"])

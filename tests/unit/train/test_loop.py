@@ -27,7 +27,9 @@ class Stage:
 def loader(tmp_path):
     torch.set_num_threads(1)
     draw = np.random.default_rng(0)
-    documents = [Document(draw.integers(0, VOCAB, 3 + n % 8).tolist(), None, Where("x", n)) for n in range(10)]
+    documents = [
+        Document(draw.integers(0, VOCAB, 3 + n % 8).tolist(), None, Where("x", n)) for n in range(10)
+    ]
     shard = write(tmp_path / "shard", documents, VOCAB, {}, Counter())
     return lambda: Loader(shard, WIDTH, BATCH, seed=0, pack=False)
 
@@ -43,25 +45,33 @@ def config(**settings) -> loop.Config:
 
 def run(folder, loader, settings: loop.Config, net=None, said=None) -> list[loop.Step]:
     said = [] if said is None else said
-    return list(loop.train(Stage(), net if net is not None else fresh(), loader, settings, folder, said.append))
+    return list(
+        loop.train(Stage(), net if net is not None else fresh(), loader, settings, folder, said.append)
+    )
 
 
 def test_learning_rates_follow_the_schedule(tmp_path, loader):
     """A shift by one would mean that every schedule starts late or never ends."""
     settings = config(optim=optim.Config(schedule="linear", warmup=0.3, final=0.1))
     steps = run(tmp_path / "c", loader(), settings)
-    assert [s.lr for s in steps] == pytest.approx([0.01 * optim.factor(settings.optim, n, 9) for n in range(9)])
+    assert [s.lr for s in steps] == pytest.approx(
+        [0.01 * optim.factor(settings.optim, n, 9) for n in range(9)]
+    )
     assert steps[0].lr == pytest.approx(0.01 / 3.7) and steps[2].lr < steps[3].lr > steps[8].lr
 
 
 def test_the_learning_rate_that_is_told_is_the_one_that_acts(tmp_path, loader):
     """A failure would mean that the curve of learning rates is fiction: here it is read off the update itself."""
-    kind = optim.Config(kind="adamw", betas=(0.0, 0.0), eps=1e-12, weight_decay=0, schedule="linear", warmup=0, clip=0)
+    kind = optim.Config(
+        kind="adamw", betas=(0.0, 0.0), eps=1e-12, weight_decay=0, schedule="linear", warmup=0, clip=0
+    )
     net = fresh()
     before = net.embedding.weight.detach().clone()
     for step in loop.train(Stage(), net, loader(), config(optim=kind), tmp_path / "c", lambda text: None):
         moved = (net.embedding.weight.detach() - before).abs()
-        assert float(moved.max()) == pytest.approx(step.lr, rel=1e-3)  # without averages Adam moves by lr · sign
+        assert float(moved.max()) == pytest.approx(
+            step.lr, rel=1e-3
+        )  # without averages Adam moves by lr · sign
         before = net.embedding.weight.detach().clone()
 
 

@@ -30,7 +30,11 @@ def convert(folder: Path, target: Path) -> dict[str, int]:
     counts = Counter(conversations=len(source), dialogues=0)
     with target.open("w", encoding="utf-8", newline="\n") as file:
         for conversation in source.values():
-            said = [message for message in chain.from_iterable(conversation["messages"]) if message["text"].strip()]
+            said = [
+                message
+                for message in chain.from_iterable(conversation["messages"])
+                if message["text"].strip()
+            ]
             reason = _unusable(said)
             if reason:
                 counts[reason] += 1
