@@ -53,7 +53,9 @@ TRAINING_SHARE, PRETRAIN_SHARE = 0.7, 0.6
 ANSWERS = 128
 LONGEST_ANSWER = 96
 TALKING = Sampling(temperature=0.7, top_p=0.95, max_new_tokens=LONGEST_ANSWER, seed=SEED)
-GREETINGS = ("Hello! How are you today?", "What do you like to do on the weekend?", "I have a dog. Do you have any pets?")
+GREETINGS = (
+    "Hello! How are you today?", "What do you like to do on the weekend?", "I have a dog. Do you have any pets?"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,8 @@ def run(out: Path, data: str, minutes: float, steps: Steps | None, follow: Follo
     shared = [f"data={data}", f"data.context={CONTEXT}", f"seed={SEED}", f"train.batch_size={BATCH_SIZE}",
               f"tokenizer={out / 'tokenizer'}", *(f"train.optim.{k}={v}" for k, v in OPTIM.items())]  # fmt: skip
     base = _train(out / "pretrain", follow, "pretrain", [
-        *shared, *(f"model.{k}={v}" for k, v in MODEL.items()), f"train.lr={PRETRAIN_LR}", f"train.steps={steps.pretrain}",
+        *shared, *(f"model.{k}={v}" for k, v in MODEL.items()),
+        f"train.lr={PRETRAIN_LR}", f"train.steps={steps.pretrain}",
     ])  # fmt: skip
     chat = _train(out / "sft", follow, "sft", [
         *shared, f"base={out / 'pretrain'}", f"train.lr={SFT_LR}", f"train.steps={steps.sft}",

@@ -31,7 +31,9 @@ SHORT = {"stage": "kind", "data": "files", "model": "preset", "tokenizer": "path
 class TokenizerConfig(Strict):
     """A tokenizer to use, or the size of one to train on the data."""
 
-    path: str | None = Field(None, description="directory of a tokenizer; default: the base model's, or a new one")
+    path: str | None = Field(
+        None, description="directory of a tokenizer; default: the base model's, or a new one"
+    )
     vocab: int = Field(4096, gt=256, description="size of a new one")
 
 
@@ -50,7 +52,9 @@ class Recipe(Strict):
     base: str | None = Field(None, description="the run or model to start from; default: fresh weights")
     model: Any = None
     tokenizer: TokenizerConfig = TokenizerConfig()
-    template: str | None = Field(None, description="chatml, plain, or a chat_template.jinja; default: the base's")
+    template: str | None = Field(
+        None, description="chatml, plain, or a chat_template.jinja; default: the base's"
+    )
     data: dataset.Config
     train: loop.Config = loop.Config()
     sample: SampleConfig = SampleConfig()
@@ -129,4 +133,6 @@ def _named(document: Document, folder: str, key: str, name: str) -> Any:
     try:
         return find.module(folder, name)
     except UserError as error:
-        raise UserError(error.what, where=document.where((key, "kind")), why=error.why, fix=error.fix) from error
+        raise UserError(
+            error.what, where=document.where((key, "kind")), why=error.why, fix=error.fix
+        ) from error

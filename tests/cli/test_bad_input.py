@@ -188,7 +188,7 @@ def halved(run: Path) -> None:
 
 
 BASES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
-    "weights of garbage": (garbled("model.safetensors", "garbage" * 99), ["weights cannot be read", "model.safetensors"]),
+    "weights of garbage": (garbled("model.safetensors", "garbage" * 99), ["cannot be read", "model.safetensors"]),
     "half of the weights": (halved, ["the weights cannot be read", "model.safetensors"]),
     "a config of garbage": (garbled("config.json", "{garbage"), ["not valid JSON", "config.json:1"]),
     "a config that is a list": (garbled("config.json", "[1]"), ["config.json"]),

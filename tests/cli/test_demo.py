@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
+
+from lmcraft.cli.main import run
 
 ASKED = ["demo", "--data", "tiny.jsonl", "--steps", "4,4", "--out", "demo"]
 STAGE = {
@@ -30,23 +31,21 @@ def tiny(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def finished(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
-    assert done.returncode == 0, done.stderr
-    return done
-
-
-def test_the_demo_from_end_to_end(lmcraft, tiny: Path) -> None:
+def test_the_demo_from_end_to_end(
+    lmcraft, tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """If this failed, the first command that anybody tries would break, or not show what it promises."""
-    told = finished(lmcraft(*ASKED))
-    for part in (
+    done = lmcraft(*ASKED)
+    assert done.returncode == 0, done.stderr
+    promised = (
         "> Hello!",
         "base:",
         "chat:",
         "bits/byte held out",
         "demo/report.html",
         "lmcraft chat demo/sft",
-    ):
-        assert part in told.stdout, told.stdout
+    )
+    assert not [part for part in promised if part not in done.stdout], done.stdout
     summary = json.loads((tiny / "demo" / "summary.json").read_text())
     assert summary.keys() == {"data", "stages", "chats", "seconds", "next"}
     for name in ("pretrain", "sft"):
@@ -54,28 +53,28 @@ def test_the_demo_from_end_to_end(lmcraft, tiny: Path) -> None:
         assert stage.keys() == STAGE and stage["steps"] == 4 and None not in stage.values()
         assert 0 <= stage["share_stopped"] <= 1 and stage["tokens"] > 0
     assert [stage["bits_per_byte_of"] for stage in summary["stages"].values()] == ["text", "answers"]
-    assert (
-        summary["data"]["trained on"] + summary["data"]["held out"] == 40 and summary["data"]["held out"] > 0
-    )
-    for chat in summary["chats"]:
-        assert chat.keys() == {"prompt", "base", "chat"} and chat["base"]["finish_reason"] in (
-            "stop",
-            "length",
-        )
+    data = summary["data"]
+    assert data["trained on"] + data["held out"] == 40 and data["held out"] > 0
+    assert all(chat.keys() == {"prompt", "base", "chat"} for chat in summary["chats"])
     assert (tiny / "demo" / "report.html").stat().st_size > 10_000
 
+    monkeypatch.chdir(tiny)
+
+    def in_json(*arguments: str) -> tuple[dict, str]:
+        """What a command prints as JSON, and what it says; in this process, which saves seconds."""
+        assert run([*arguments, "--json"]) == 0
+        out, err = capsys.readouterr()
+        return json.loads(out), err
+
     before = {file: file.stat().st_mtime_ns for file in (tiny / "demo").rglob("*")}
-    again = finished(lmcraft(*ASKED, "--json"))
-    assert "finished already" in again.stderr and json.loads(again.stdout) == summary
+    again, said = in_json(*ASKED)
+    assert again == summary and "finished already" in said
     assert {file: file.stat().st_mtime_ns for file in (tiny / "demo").rglob("*")} == before
 
-    rows = {
-        row["name"]: row for row in json.loads(finished(lmcraft("runs", "demo", "--json")).stdout)["runs"]
-    }
+    rows = {row["name"]: row for row in in_json("runs", "demo")[0]["runs"]}
     assert rows["sft"]["parents"] == ["pretrain"] and rows["sft"]["status"] == "done"
 
     (tiny / "demo" / "summary.json").unlink()  # as if it had been stopped while it measured
-    resumed = finished(lmcraft(*ASKED, "--json"))
-    assert resumed.stderr.count("is finished already; nothing to do") == 2
-    for name, stage in json.loads(resumed.stdout)["stages"].items():
-        assert stage == summary["stages"][name], "the same models were measured again, with another result"
+    resumed, said = in_json(*ASKED)
+    assert said.count("is finished already; nothing to do") == 2
+    assert resumed["stages"] == summary["stages"], "the same models were measured again, with another result"

@@ -181,6 +181,21 @@ def test_a_failing_disk_leaves_the_previous_one_and_is_told(folder, monkeypatch,
     assert not list(folder.glob(".*"))
 
 
+def test_room_is_checked_before_the_first_step(tmp_path, monkeypatch):
+    """A failure would mean that hours of training end at the first save."""
+    from lmcraft.core import disk
+    from lmcraft.models import decoder, model
+    from lmcraft.train import loop
+
+    net = model.build(decoder.Config(vocab=11, context=4, layers=1, width=8, heads=2))
+    size = 3 * 4 * sum(parameter.numel() for parameter in net.parameters())
+    monkeypatch.setattr(disk, "free_bytes", lambda path: size - 1)
+    config = loop.Config(steps=3, batch_size=1, lr=1e-3, precision="fp32")
+    with pytest.raises(UserError, match="disk is full") as caught:
+        next(loop.train(None, net, None, config, tmp_path, lambda text: None))
+    assert str(tmp_path) in caught.value.where and f"{size:,} bytes" in caught.value.why
+
+
 @pytest.fixture
 def tiny_disk(tmp_path):
     """A file system of 256 KiB, where the test may mount one."""

@@ -112,10 +112,8 @@ def test_stopping_after_every_step_changes_nothing(data, reference, tmp_path):
     assert_same_bits(finished(tmp_path / "run"), reference)
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
-    asked = [
-        json.loads(line)["step"] for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()
-    ]
-    assert asked == sorted(asked) and set(asked) == {0, STEPS} and asked.count(0) == asked.count(STEPS)
+    steps = asked(tmp_path / "run")
+    assert steps == sorted(steps) and set(steps) == {0, STEPS} and steps.count(0) == steps.count(STEPS)
 
 
 def asked(place) -> list[int]:

@@ -24,8 +24,12 @@ Messages = list[dict[str, str]]
 
 def command(
     model: Annotated[str, typer.Argument(help="A run, a model directory or a name in the store.")],
-    message: Annotated[str | None, typer.Argument(help="Ask this and leave; default: a conversation.")] = None,
-    system: Annotated[str | None, typer.Option(help="What the model is told before the conversation.")] = None,
+    message: Annotated[
+        str | None, typer.Argument(help="Ask this and leave; default: a conversation.")
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option(help="What the model is told before the conversation.")
+    ] = None,
     max_new_tokens: s.MaxNewTokens = 256,
     temperature: s.Temperature = 0.8,
     top_k: s.TopK = None,
@@ -94,7 +98,9 @@ def fitted(lm: LanguageModel, messages: Messages, kept: int, wanted: int) -> tup
     room = lm.model.max_length
     dropped = 0
     ids = lm.prompt(messages)
-    while room is not None and len(ids) > room - min(wanted, room // 4) and len(messages) - kept - dropped > 2:
+    while (
+        room is not None and len(ids) > room - min(wanted, room // 4) and len(messages) - kept - dropped > 2
+    ):
         dropped += 2
         ids = lm.prompt([*messages[:kept], *messages[kept + dropped :]])
     return ids, dropped

@@ -22,7 +22,9 @@ def command(
     data: Annotated[
         str, typer.Option(help="A file of conversations, or a name that `lmcraft pull` knows.")
     ] = "chitchat",
-    minutes: Annotated[float, typer.Option(min=0.1, help="About how long it may take on this machine.")] = 9.0,
+    minutes: Annotated[
+        float, typer.Option(min=0.1, help="About how long it may take on this machine.")
+    ] = 9.0,
     steps: Annotated[
         str | None, typer.Option(help="PRETRAIN,SFT: steps of the two stages, instead of a time.")
     ] = None,
@@ -50,7 +52,9 @@ def _numbers(steps: str) -> tuple[int, int]:
     words = [word.strip() for word in steps.split(",")]
     if len(words) != 2 or not all(word.isdecimal() and 0 < int(word) < 10**9 for word in words):
         raise UserError(
-            f"{steps!r} is not two numbers of steps", where="option --steps", fix="for example --steps 300,100"
+            f"{steps!r} is not two numbers of steps",
+            where="option --steps",
+            fix="for example --steps 300,100",
         )
     return int(words[0]), int(words[1])
 
@@ -60,7 +64,9 @@ def _tell(summary: dict[str, Any], out: Path) -> None:
         print(f"\n> {chat['prompt']}")
         for name in ("base", "chat"):
             answer = chat[name]
-            ended = "stopped by itself" if answer["finish_reason"] == "stop" else "went on until it was cut off"
+            ended = (
+                "stopped by itself" if answer["finish_reason"] == "stop" else "went on until it was cut off"
+            )
             text = answer["text"].strip().replace("\n", "\n        ")
             print(f"  {name}: {text}   [{ended}]")
     rows = [
@@ -68,7 +74,15 @@ def _tell(summary: dict[str, Any], out: Path) -> None:
          f"{100 * stage['share_stopped']:.0f} %", f"{stage['peak_memory_bytes'] / 1e9:.2f} GB"]
         for name, stage in summary["stages"].items()
     ]  # fmt: skip
-    headings = ["stage", "seconds", "trained tokens", "parameters", "bits/byte held out", "answers that stop", "memory"]
+    headings = [
+        "stage",
+        "seconds",
+        "trained tokens",
+        "parameters",
+        "bits/byte held out",
+        "answers that stop",
+        "memory",
+    ]
     print("\n" + table(headings, rows))
     print(f"\nreport:  {out / 'report.html'}\nto talk: {summary['next']}")
     say(f"finished in {summary['seconds'] / 60:.1f} minutes" if "seconds" in summary else "")

@@ -19,7 +19,9 @@ def command(
     kind: Annotated[str, typer.Argument(help="Which evaluation: perplexity.")],
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="FILE… KEY=VALUE…", help="Data and settings; a run is measured on its held-out data."),
+        typer.Argument(
+            metavar="FILE… KEY=VALUE…", help="Data and settings; a run is measured on its held-out data."
+        ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first records.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
@@ -37,6 +39,12 @@ def command(
 
     result = api.evaluate(model, kind, files, settings, limit)
     rows = [[name, value] for name, value in result.metrics.items()]
-    shown = {"model": model, "kind": kind, "metrics": result.metrics, "settings": result.settings, "files": files}
+    shown = {
+        "model": model,
+        "kind": kind,
+        "metrics": result.metrics,
+        "settings": result.settings,
+        "files": files,
+    }
     note = ", ".join(f"{key} {value}" for key, value in result.settings.items())
     emit(shown, as_json, f"{table(['metric', 'value'], rows)}\n({note})")

@@ -18,7 +18,9 @@ from .output import emit
 
 def command(
     model: Annotated[str, typer.Argument(help="A run, a model directory or a name in the store.")],
-    prompt: Annotated[str | None, typer.Argument(help="The text to continue; default: standard input.")] = None,
+    prompt: Annotated[
+        str | None, typer.Argument(help="The text to continue; default: standard input.")
+    ] = None,
     number: Annotated[int, typer.Option("-n", min=1, max=1000, help="How many continuations.")] = 1,
     max_new_tokens: s.MaxNewTokens = 128,
     temperature: s.Temperature = 0.8,
@@ -44,10 +46,14 @@ def command(
 
     lm = api.load(model)
     if lm.template is not None:
-        say("note: this model was tuned to chat; `lmcraft chat` asks it with its template, this continues raw text")
+        say(
+            "note: this model was tuned to chat; `lmcraft chat` asks it with its template, this continues raw text"
+        )
     ids = lm.ids(text)
     if not ids:
-        raise UserError("there is nothing to continue", fix='give a text: lmcraft generate MODEL "Once upon a time"')
+        raise UserError(
+            "there is nothing to continue", fix='give a text: lmcraft generate MODEL "Once upon a time"'
+        )
     if number == 1 and not as_json:
         before = text  # printed with the first piece, when nothing can be wrong with the prompt any more
         for piece in lm.stream(ids, samplings[0]):

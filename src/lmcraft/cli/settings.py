@@ -17,7 +17,9 @@ from ..core.errors import UserError
 MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", "-m", help="Longest answer in tokens.")]
 Temperature = Annotated[float, typer.Option("--temperature", "-t", help="0 = always the likeliest token.")]
 TopK = Annotated[int | None, typer.Option(help="Choose among the k likeliest tokens.")]
-TopP = Annotated[float | None, typer.Option(help="Choose among the likeliest tokens that together have share p.")]
+TopP = Annotated[
+    float | None, typer.Option(help="Choose among the likeliest tokens that together have share p.")
+]
 MinP = Annotated[float | None, typer.Option(help="Leave out tokens less likely than p times the likeliest.")]
 Penalty = Annotated[float, typer.Option("--repetition-penalty", help="Above 1: say the same less often.")]
 Stop = Annotated[list[str] | None, typer.Option(help="End the answer before this text; may be given again.")]

@@ -16,11 +16,15 @@ from .output import emit
 
 
 def command(
-    source: Annotated[str, typer.Argument(metavar="CONFIG|STAGE", help="A YAML file, or a stage: pretrain, sft.")],
+    source: Annotated[
+        str, typer.Argument(metavar="CONFIG|STAGE", help="A YAML file, or a stage: pretrain, sft.")
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE…", help="Settings that win over the file.")
     ] = None,
-    out: Annotated[str | None, typer.Option(help="Directory of the run; an unfinished run there goes on.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Directory of the run; an unfinished run there goes on.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random; the same as seed=N.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:

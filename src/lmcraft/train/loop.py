@@ -11,7 +11,8 @@
    step. Training that was killed and started again ends with the same bits as training that was not.
 4. SIGINT and SIGTERM are answered after the step at hand: save, then stop. Leaving the loop with `break` saves too.
 
-Proved by tests/contract/test_stages.py, tests/invariance/test_accumulation.py, tests/faults/test_kill.py,
+Proved by tests/unit/train/test_loop.py, tests/contract/test_stages.py, tests/invariance/test_accumulation.py,
+tests/invariance/test_settings.py, tests/faults/test_kill.py,
 tests/faults/test_nonfinite.py and tests/faults/test_signals.py.
 """
 
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 
 from ..core.config import Strict
 from ..core.device import peak_memory_bytes
+from ..core.disk import free_space
 from ..core.errors import UserError
 from ..data.batch import Batch
 from ..data.loader import Loader
@@ -104,6 +106,8 @@ def train(
     products = torch.bfloat16 if config.precision == "bf16" else torch.float32
     optimizers = optim.build(config.optim, config.lr, model, products)
     done = _resume(model, optimizers, loader, checkpoints, report)
+    if done < config.steps:
+        free_space(checkpoints, _checkpoint_bytes(model))
 
     def save(step: int) -> None:
         if broken := _not_finite(model, of="data"):
@@ -152,6 +156,11 @@ def train(
                 save(done)
             if request.number is not None and done < config.steps:
                 raise Interrupted(request.number, done, str(checkpoints.parent))
+
+
+def _checkpoint_bytes(model: nn.Module) -> int:
+    """Room that the next checkpoint needs, beside those that are there: weights and at most two averages of each."""
+    return sum(p.numel() * p.element_size() * (3 if p.requires_grad else 1) for p in model.parameters())
 
 
 def _resume(
