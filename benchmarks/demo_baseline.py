@@ -1,9 +1,9 @@
 """The demo's chat model against a plain baseline of equal training time on the same data.
 
-The baseline is the loop of a first course: GPT-2 of `transformers` with as many layers and the same width, AdamW, cosine
-schedule, random crops of the concatenated conversations (rendered with the same template), the loss on every token, the
-same tokenizer, the same numbers (fp32 or bf16), and as many seconds as both training stages of the demo took. Both models
-are measured by the same code on the same held-out conversations: bits per byte of the answers.
+The baseline is the loop of a first course: GPT-2 of `transformers` with as many layers and the same width, AdamW,
+cosine schedule, random crops of the concatenated conversations (rendered with the same template), the loss on every
+token, the same tokenizer, the same numbers (fp32 or bf16), and as many seconds as both training stages of the demo
+took. Both models are measured by the same code on the same held-out conversations: bits per byte of the answers.
 
     lmcraft demo --out runs/demo && python benchmarks/demo_baseline.py runs/demo [--lr 1e-3]
 """
@@ -34,7 +34,9 @@ from lmcraft.text.tokenizer import Tokenizer
 from lmcraft.train import precision
 
 
-def train(stream: np.ndarray, vocab: int, seconds: float, lr: float, numbers: str) -> transformers.GPT2LMHeadModel:
+def train(
+    stream: np.ndarray, vocab: int, seconds: float, lr: float, numbers: str
+) -> transformers.GPT2LMHeadModel:
     """A GPT-2 trained for so many seconds."""
     torch.manual_seed(demo.SEED)
     draw = np.random.default_rng(demo.SEED)
@@ -87,15 +89,15 @@ def main() -> None:
     peer.save_pretrained(folder)
     theirs = LanguageModel(weights.load(folder), tokenizer, template)
     ours = LanguageModel.load(options.demo / "sft")
-    results = {n: perplexity.run(lm, data.held, perplexity.Config()).metrics for n, lm in (("gpt2", theirs), ("ours", ours))}
-    gpt2, mine = results["gpt2"]["bits_per_byte"], results["ours"]["bits_per_byte"]
+    settings = perplexity.Config(stride=demo.STRIDE)
+    gpt2, mine = (perplexity.run(lm, data.held, settings).metrics["bits_per_byte"] for lm in (theirs, ours))
     size = sum(parameter.numel() for parameter in peer.parameters())
     append(
         "Demo against a plain baseline of equal training time",
         ["model", "parameters", "training seconds", "numbers", "bits per byte of held-out answers"],
         [
             ["GPT-2 (transformers), AdamW, cosine", f"{size:,}", round(seconds), numbers, f"{gpt2:.4f}"],
-            ["lmcraft demo (pretrain + sft)", f"{stages['sft']['parameters']:,}", round(seconds), numbers, f"{mine:.4f}"],
+            ["lmcraft demo", f"{stages['sft']['parameters']:,}", round(seconds), numbers, f"{mine:.4f}"],
         ],
         f"lmcraft is {100 * (1 - mine / gpt2):.1f} % lower. Peak learning rate of the baseline: {options.lr:g}.",
     )  # fmt: skip

@@ -35,9 +35,17 @@ def machine() -> str:
     import transformers
 
     info = Path("/proc/cpuinfo")
-    names = [x.split(":")[1].strip() for x in info.read_text().splitlines() if x.startswith("model name")] if info.exists() else []
+    names = (
+        [x.split(":")[1].strip() for x in info.read_text().splitlines() if x.startswith("model name")]
+        if info.exists()
+        else []
+    )
     flags = info.read_text() if info.exists() else ""
-    bf16 = "with bf16 instructions" if "avx512_bf16" in flags or "amx_bf16" in flags else "without bf16 instructions"
+    bf16 = (
+        "with bf16 instructions"
+        if "avx512_bf16" in flags or "amx_bf16" in flags
+        else "without bf16 instructions"
+    )
     cpu = names[0] if names else platform.processor()
     return (
         f"{cpu}, {torch.get_num_threads()} threads, {bf16}; Python {platform.python_version()}, "

@@ -1,7 +1,7 @@
 """Tokens per second of a training step: lmcraft's loop against `transformers.Trainer` and a plain loop.
 
 Same shapes, same number of tokens, random data, AdamW, clipping at 1; the peers run a Llama of `transformers`. All
-variants take turns, several rounds, and the medians of their steps are compared. Trainer needs the package `accelerate`.
+variants take turns, several rounds, and the medians of their steps are compared. Trainer needs `accelerate`.
 
     python benchmarks/train_step.py [--rounds 4] [--steps 4]
 """
@@ -46,7 +46,9 @@ def ours(shape: dict, numbers: str, kind: str) -> Iterator[float]:
     folder = Path(tempfile.mkdtemp())
     draw = np.random.default_rng(0)
     documents = (
-        tokens.Document(draw.integers(0, shape["vocab"], shape["context"] + 1).tolist(), None, Where("random", i))
+        tokens.Document(
+            draw.integers(0, shape["vocab"], shape["context"] + 1).tolist(), None, Where("random", i)
+        )
         for i in range(4 * shape["batch"])
     )
     shard = tokens.write(folder / "shard", documents, shape["vocab"], {"key": "random"}, Counter())
@@ -146,7 +148,10 @@ def main() -> None:
         variants: dict[str, Callable[[], list[float]]] = {
             label: (lambda steps=steps: take(steps, options.steps)) for label, steps in steppers.items()
         }
-        variants |= {f"Trainer {n}": (lambda n=n: trainer(shape, n, options.steps + 1)[1:]) for n in ("fp32", "bf16")}
+        variants |= {
+            f"Trainer {n}": (lambda n=n, shape=shape: trainer(shape, n, options.steps + 1)[1:])
+            for n in ("fp32", "bf16")
+        }
         for measure in variants.values():  # warm up
             measure()
         times: dict[str, list[float]] = {label: [] for label in variants}

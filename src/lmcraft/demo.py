@@ -87,7 +87,9 @@ def run(out: Path, data: str, minutes: float, steps: Steps | None, follow: Follo
     dataset = prepare(DataConfig(files=(data,)), SEED)
     for record in dataset.train:
         if not isinstance(record, Chat):
-            raise UserError("the demo needs conversations", where=str(record.where), fix="lmcraft demo --data chitchat")
+            raise UserError(
+                "the demo needs conversations", where=str(record.where), fix="lmcraft demo --data chitchat"
+            )
     out.mkdir(parents=True, exist_ok=True)
     counts = ", ".join(f"{k} {v:,}" for k, v in dataset.report.items() if isinstance(v, int))
     say(f"conversations: {counts}")
@@ -132,7 +134,9 @@ def _steps(out: Path, tokenizer: Tokenizer, minutes: float, asked: Steps | None)
         seconds = _seconds_per_step(tokenizer)
         total = max(20, int(minutes * 60 * TRAINING_SHARE / seconds))
         asked = Steps(round(total * PRETRAIN_SHARE), round(total * (1 - PRETRAIN_SHARE)))
-        say(f"a step takes {seconds:.2f} s here: {asked.pretrain} steps of pre-training, {asked.sft} of fine-tuning")
+        say(
+            f"a step takes {seconds:.2f} s here: {asked.pretrain} steps of pre-training, {asked.sft} of fine-tuning"
+        )
     write_json(file, {"pretrain": asked.pretrain, "sft": asked.sft})
     return asked
 
@@ -187,7 +191,9 @@ def _measure(run: Run, dataset: Dataset) -> dict[str, Any]:
 
 def share_stopped(lm: LanguageModel, held: list) -> float:
     """Share of answers to held-out first messages that end by themselves within LONGEST_ANSWER tokens."""
-    first = [next(m.content for m in chat.messages if m.role == "user") for chat in held if isinstance(chat, Chat)]
+    first = [
+        next(m.content for m in chat.messages if m.role == "user") for chat in held if isinstance(chat, Chat)
+    ]
     prompts = [_prompt(lm, text) for text in first[:ANSWERS]]
     room = (lm.model.max_length or 1 << 30) - LONGEST_ANSWER
     settings = [TALKING.model_copy(update={"seed": number}) for number in range(len(prompts))]
@@ -211,5 +217,3 @@ def _side_by_side(base: Run, chat: Run) -> list[dict[str, Any]]:
         {"prompt": text, "base": b, "chat": c}
         for text, b, c in zip(GREETINGS, said["base"], said["chat"], strict=True)
     ]
-
-

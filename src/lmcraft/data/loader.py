@@ -38,7 +38,14 @@ class Loader:
     """Batches of `batch_size` rows of `width` tokens, forever."""
 
     def __init__(
-        self, tokens: Tokens, width: int, batch_size: int, seed: int, pack: bool = True, rank: int = 0, world: int = 1
+        self,
+        tokens: Tokens,
+        width: int,
+        batch_size: int,
+        seed: int,
+        pack: bool = True,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         self.tokens, self.width, self.batch_size, self.seed = tokens, width, batch_size, seed
         self.rank, self.world = rank, world
@@ -97,7 +104,9 @@ class Loader:
                 targets_BT[b, span] = np.where(self._targets(piece), ids[1:], IGNORE)
                 segments_BT[b, span] = number
                 place = span.stop
-        where = [", ".join(dict.fromkeys(self.tokens.where(p.document) for p in self.rows[row])) for row in rows]
+        where = [
+            ", ".join(dict.fromkeys(self.tokens.where(p.document) for p in self.rows[row])) for row in rows
+        ]
         return Batch(*(torch.from_numpy(array) for array in (tokens_BT, targets_BT, segments_BT)), where)
 
 

@@ -74,7 +74,11 @@ def write(
     lines, files, names = [], [], {}
     for document in documents:
         ids.append(np.asarray(document.ids, dtype=kind))
-        mask = np.ones(len(document.ids), bool) if document.trained is None else np.asarray(document.trained, bool)
+        mask = (
+            np.ones(len(document.ids), bool)
+            if document.trained is None
+            else np.asarray(document.trained, bool)
+        )
         trained.append(mask)
         lines.append(document.where.line)
         files.append(names.setdefault(str(document.where.file), len(names)))
@@ -103,7 +107,9 @@ def _put(directory: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -
             try:
                 os.replace(temporary, directory)
             except OSError:
-                if not (directory / "meta.json").exists():  # else another process finished the same shard first
+                if not (
+                    directory / "meta.json"
+                ).exists():  # else another process finished the same shard first
                     raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

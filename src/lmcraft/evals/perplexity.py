@@ -39,7 +39,9 @@ class Config(Strict):
     """Window, stride and batch size."""
 
     kind: Literal["perplexity"] = "perplexity"
-    window: int | None = Field(None, gt=1, description="tokens per window; default: the model's context, at most 1024")
+    window: int | None = Field(
+        None, gt=1, description="tokens per window; default: the model's context, at most 1024"
+    )
     stride: int | None = Field(None, gt=0, description="default: half the window")
     batch_size: int = Field(16, gt=0)
 
@@ -68,12 +70,16 @@ def run(lm: LanguageModel, records: Sequence[Text | Chat], config: Config) -> Re
     """Perplexity over all records; one sample a record."""
     window = config.window or min(1024, lm.model.max_length or 1024)
     if lm.model.max_length is not None and window > lm.model.max_length:
-        raise UserError(f"window {window} is longer than the {lm.model.max_length} tokens that the model reads")
+        raise UserError(
+            f"window {window} is longer than the {lm.model.max_length} tokens that the model reads"
+        )
     stride = config.stride or max(1, window // 2)
     if stride > window:
         raise UserError(f"stride {stride} is larger than window {window}", fix="lower stride or raise window")
     documents = list(_documents(lm, records))
-    windows = [w for number, document in enumerate(documents) for w in _windows(number, document, window, stride)]
+    windows = [
+        w for number, document in enumerate(documents) for w in _windows(number, document, window, stride)
+    ]
     if not windows:
         raise UserError("there is nothing to score", why="no record has a token after its first")
     windows.sort(key=lambda w: w.start - w.stop)

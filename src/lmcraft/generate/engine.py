@@ -140,7 +140,11 @@ class Engine:
 
     def _row(self, request: int, prompt: Sequence[int], sampling: Sampling) -> _Row:
         longest = self.model.max_length
-        room = sampling.max_new_tokens if longest is None else min(sampling.max_new_tokens, longest - len(prompt))
+        room = (
+            sampling.max_new_tokens
+            if longest is None
+            else min(sampling.max_new_tokens, longest - len(prompt))
+        )
         if not prompt or room < 1:
             raise UserError(
                 f"prompt {request + 1} has {len(prompt)} tokens, which leaves nothing to generate",

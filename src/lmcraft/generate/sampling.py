@@ -55,7 +55,9 @@ def choose(logits_V: Tensor, seen: set[int], sampling: Sampling, draw: np.random
         index = torch.tensor(sorted(seen))
         old = logits_V[index]
         logits_V = logits_V.clone()
-        logits_V[index] = torch.where(old > 0, old / sampling.repetition_penalty, old * sampling.repetition_penalty)
+        logits_V[index] = torch.where(
+            old > 0, old / sampling.repetition_penalty, old * sampling.repetition_penalty
+        )
     if sampling.temperature == 0:
         return int(logits_V.argmax())
     order_V = torch.argsort(logits_V, descending=True, stable=True)

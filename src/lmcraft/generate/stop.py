@@ -23,7 +23,11 @@ class StopWatch:
     """
 
     def __init__(
-        self, decode: Callable[[list[int]], str], stop_ids: Sequence[int], stop_strings: Sequence[str], limit: int
+        self,
+        decode: Callable[[list[int]], str],
+        stop_ids: Sequence[int],
+        stop_strings: Sequence[str],
+        limit: int,
     ) -> None:
         self.decode, self.stop_ids, self.limit = decode, frozenset(stop_ids), limit
         self.stop_strings = [text for text in stop_strings if text]

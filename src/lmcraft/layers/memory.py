@@ -17,7 +17,9 @@ from torch import Tensor
 class KeyValues:
     """Keys and values of every layer for up to `length` positions."""
 
-    def __init__(self, layers: int, rows: int, heads: int, length: int, head_width: int, like: Tensor) -> None:
+    def __init__(
+        self, layers: int, rows: int, heads: int, length: int, head_width: int, like: Tensor
+    ) -> None:
         shape = (layers, rows, heads, length, head_width)
         self.keys_LBKMC = torch.zeros(shape, dtype=like.dtype, device=like.device)
         self.values_LBKMC = torch.zeros_like(self.keys_LBKMC)
@@ -35,7 +37,9 @@ class KeyValues:
             raise ValueError(f"memory holds {self.capacity} positions, {self.longest + steps} are needed")
         return self.lengths_B[:, None] + torch.arange(steps, device=self.lengths_B.device)
 
-    def write(self, layer: int, keys_BKTC: Tensor, values_BKTC: Tensor, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
+    def write(
+        self, layer: int, keys_BKTC: Tensor, values_BKTC: Tensor, positions_BT: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Stores new keys and values; returns all slots any row may need, [B, K, M, C] each."""
         rows_B1 = torch.arange(positions_BT.shape[0], device=positions_BT.device)[:, None]
         stop = self.longest + positions_BT.shape[1]

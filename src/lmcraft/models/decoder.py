@@ -64,7 +64,9 @@ class Config(Strict):
         if self.head_width is None and self.width % self.heads:
             raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
         head_width = self.head_width or self.width // self.heads
-        mlp_width = self.mlp_width or (4 * self.width if self.mlp == "gelu" else -(-8 * self.width // 3 // 32) * 32)
+        mlp_width = self.mlp_width or (
+            4 * self.width if self.mlp == "gelu" else -(-8 * self.width // 3 // 32) * 32
+        )
         for name, value in (
             ("kv_heads", self.kv_heads or self.heads), ("head_width", head_width), ("mlp_width", mlp_width)
         ):  # fmt: skip
@@ -154,7 +156,9 @@ class Decoder(nn.Module):
         """Room for `rows` sequences of at most `length` tokens."""
         config = self.config
         assert config.kv_heads and config.head_width
-        return KeyValues(config.layers, rows, config.kv_heads, length, config.head_width, self.embedding.weight)
+        return KeyValues(
+            config.layers, rows, config.kv_heads, length, config.head_width, self.embedding.weight
+        )
 
 
 def _counts(tokens_BT: Tensor, segments_BT: Tensor | None) -> Tensor:

@@ -61,7 +61,9 @@ def _gpt2(config: decoder.Config) -> Iterator[Link]:
         for part in ("weight", "bias"):
             turned = part == "weight"  # GPT-2 keeps its matrices as [in, out]
             yield Link(f"{public}.ln_1.{part}", (f"{ours}.attn_norm.{part}",))
-            yield Link(f"{public}.attn.c_attn.{part}", tuple(f"{ours}.attn.{x}.{part}" for x in "qkv"), turned)
+            yield Link(
+                f"{public}.attn.c_attn.{part}", tuple(f"{ours}.attn.{x}.{part}" for x in "qkv"), turned
+            )
             yield Link(f"{public}.attn.c_proj.{part}", (f"{ours}.attn.out.{part}",), turned)
             yield Link(f"{public}.ln_2.{part}", (f"{ours}.mlp_norm.{part}",))
             yield Link(f"{public}.mlp.c_fc.{part}", (f"{ours}.mlp.up.{part}",), turned)
@@ -84,7 +86,12 @@ def family_of(config: decoder.Config) -> str | None:
         return "qwen2" if config.window is None and square else None
     if llama_like and config.bias == "none":
         return "llama" if config.window is None else "mistral"
-    gpt2_like = (config.positions, config.norm, config.mlp, config.bias) == ("learned", "layernorm", "gelu", "all")
+    gpt2_like = (config.positions, config.norm, config.mlp, config.bias) == (
+        "learned",
+        "layernorm",
+        "gelu",
+        "all",
+    )
     plain = config.kv_heads == config.heads and config.window is None and not config.qk_norm
     if gpt2_like and plain and config.head_width == config.width // config.heads:
         return "gpt2"

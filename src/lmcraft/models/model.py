@@ -65,5 +65,3 @@ def init_linear(model: nn.Module, residual: set[str], layers: int) -> None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
-
-

@@ -31,7 +31,9 @@ class Config(Strict):
     preset: Preset | None = Field(None, description="sizes by one word: nano, tiny, small, base")
     cell: Literal["rnn", "lstm"] = "lstm"
     vocab: int | None = Field(None, gt=0, description="vocabulary size; default: the tokenizer's")
-    context: int = Field(256, gt=0, description="longest training sequence; the state has no limit of its own")
+    context: int = Field(
+        256, gt=0, description="longest training sequence; the state has no limit of its own"
+    )
     layers: int = Field(2, gt=0)
     width: int = Field(256, gt=0)
     residual: bool = True
@@ -54,7 +56,8 @@ class RNN(nn.Module):
         nn.init.normal_(self.embedding.weight, std=0.02 if config.residual else config.width**-0.5)
         self.layers = nn.ModuleList(Recurrent(config.width, config.cell) for _ in range(config.layers))
         self.norms = nn.ModuleList(
-            RMSNorm(config.width, 1e-5) if config.residual else nn.Identity() for _ in range(config.layers + 1)
+            RMSNorm(config.width, 1e-5) if config.residual else nn.Identity()
+            for _ in range(config.layers + 1)
         )
         self.output = nn.Linear(config.width, config.vocab, bias=False)
         nn.init.normal_(self.output.weight, std=config.width**-0.5)

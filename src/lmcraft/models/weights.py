@@ -88,10 +88,14 @@ def _to_public(table: Iterator[families.Link], weights: dict[str, Tensor]) -> It
 
 
 @torch.no_grad()
-def _fill(model: nn.Module, stored: dict[str, Tensor], table: list[families.Link] | None, directory: Path) -> None:
+def _fill(
+    model: nn.Module, stored: dict[str, Tensor], table: list[families.Link] | None, directory: Path
+) -> None:
     """Copies the stored tensors into the model and accounts for each of them."""
     tied = bool(getattr(model.config, "tied", False))
-    weights = {n: t for n, t in model.state_dict(keep_vars=True).items() if not _is_tied_output(model.config, n)}
+    weights = {
+        n: t for n, t in model.state_dict(keep_vars=True).items() if not _is_tied_output(model.config, n)
+    }
     table = table or [families.Link(name, (name,)) for name in weights]
     missing, misshapen = [], []
     for link in table:
@@ -107,7 +111,11 @@ def _fill(model: nn.Module, stored: dict[str, Tensor], table: list[families.Link
             continue
         for ours, part in zip(link.ours, tensor.split(rows), strict=True):
             weights[ours].copy_(part)
-    left = [n for n in stored if not n.endswith(DERIVED) and not (tied and n in ("lm_head.weight", "output.weight"))]
+    left = [
+        n
+        for n in stored
+        if not n.endswith(DERIVED) and not (tied and n in ("lm_head.weight", "output.weight"))
+    ]
     for what, names in (("missing", missing), ("of another shape", misshapen), ("left over", left)):
         if names:
             shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
@@ -125,11 +133,15 @@ def _stored(directory: Path) -> Iterator[tuple[str, Tensor]]:
         try:
             names = sorted(set(read_json(index)["weight_map"].values()))
         except (KeyError, TypeError, AttributeError) as error:
-            raise UserError("the list of weight files is damaged", where=str(index), why=f"{error!r}") from error
+            raise UserError(
+                "the list of weight files is damaged", where=str(index), why=f"{error!r}"
+            ) from error
     for name in names:
         file = directory / Path(name).name
         if not file.is_file():
-            raise UserError(f"{file.name} is missing", where=str(directory), why="only safetensors weights are read")
+            raise UserError(
+                f"{file.name} is missing", where=str(directory), why="only safetensors weights are read"
+            )
         try:
             with safe_open(file, framework="pt") as tensors:
                 for key in tensors.keys():  # noqa: SIM118 - safe_open is no mapping

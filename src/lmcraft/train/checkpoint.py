@@ -40,7 +40,9 @@ class Checkpoint:
 def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     """Writes a checkpoint and then deletes all but the newest `keep` valid ones."""
     folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(".*.tmp"):  # of a process that was killed: the run's lock says nobody writes now
+    for leftover in folder.glob(
+        ".*.tmp"
+    ):  # of a process that was killed: the run's lock says nobody writes now
         shutil.rmtree(leftover)
     final = folder / f"{PREFIX}{checkpoint.step:08d}"
     if final.exists() and verify(final) is None:  # the same step is the same state

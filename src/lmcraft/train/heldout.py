@@ -13,7 +13,9 @@ from .precision import computing
 
 
 @torch.no_grad()
-def held_out_loss(stage, model: nn.Module, loader: Loader, rows: int, batch_size: int, precision: str) -> float:
+def held_out_loss(
+    stage, model: nn.Module, loader: Loader, rows: int, batch_size: int, precision: str
+) -> float:
     """Mean loss per target, in nats, over the first `rows` rows."""
     device = next(model.parameters()).device
     rows = min(rows, len(loader.rows))

@@ -164,7 +164,11 @@ def _checkpoint_bytes(model: nn.Module) -> int:
 
 
 def _resume(
-    model: nn.Module, optimizers: optim.Optimizers, loader: Loader, folder: Path, report: Callable[[str], None]
+    model: nn.Module,
+    optimizers: optim.Optimizers,
+    loader: Loader,
+    folder: Path,
+    report: Callable[[str], None],
 ) -> int:
     found, faults = checkpoint.newest(folder)
     for fault in faults:

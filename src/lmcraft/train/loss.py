@@ -26,7 +26,9 @@ from ..models.model import Model
 
 ROWS = 128
 CHUNK_ELEMENTS = 1 << 20
-CHUNK_ROWS = 1024  # of logits at a time where no gradient needs them: 16 windows of 1,024 tokens would fill gigabytes
+CHUNK_ROWS = (
+    1024  # of logits at a time where no gradient needs them: 16 windows of 1,024 tokens would fill gigabytes
+)
 
 
 def summed_cross_entropy(model: Model, hidden_BTD: Tensor, targets_BT: Tensor) -> Tensor:
@@ -79,5 +81,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None]:
         gradient_NV, ctx.gradient_NV = ctx.gradient_NV, None
-        assert gradient_NV is not None, "backward ran through this loss before; its gradient is made only once"
+        assert gradient_NV is not None, (
+            "backward ran through this loss before; its gradient is made only once"
+        )
         return gradient_NV.mul_(scale), None

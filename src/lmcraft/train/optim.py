@@ -51,9 +51,7 @@ def factor(config: Config, step: int, steps: int) -> float:
     return config.final + (1 - config.final) * shape
 
 
-def build(
-    config: Config, lr: float, model: nn.Module, products: torch.dtype = torch.float32
-) -> Optimizers:
+def build(config: Config, lr: float, model: nn.Module, products: torch.dtype = torch.float32) -> Optimizers:
     """The optimizers of every parameter that is trained, with peak learning rate `lr`.
 
     Args:
@@ -68,7 +66,9 @@ def build(
     parts: list[torch.optim.Optimizer] = []
     groups = [{"params": others, "weight_decay": 0.0}]
     if config.kind == "muon" and matrices:
-        parts.append(Muon(matrices, lr * config.matrix_lr_scale, config.momentum, config.weight_decay, products))
+        parts.append(
+            Muon(matrices, lr * config.matrix_lr_scale, config.momentum, config.weight_decay, products)
+        )
     else:
         groups.append({"params": matrices, "weight_decay": config.weight_decay})
     groups = [group for group in groups if group["params"]]

@@ -1,0 +1,174 @@
+"""Turns a recipe into everything that the loop needs: records, tokenizer, template, model, loaders.
+
+Nothing of the run is written here; token shards go into the cache, keyed by everything they depend on.
+
+Proved by tests/cli/test_life.py, tests/cli/test_bad_input.py and tests/contract/test_stages.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .core import find
+from .core.device import device, home
+from .core.errors import UserError
+from .core.log import Progress, say
+from .core.run import digest
+from .data import dataset, tokens
+from .data.loader import Loader
+from .data.records import parts
+from .generate.language_model import directory_of
+from .models import model as models
+from .models import weights
+from .recipe import Recipe
+from .text.chat import ChatTemplate
+from .text.tokenizer import Tokenizer
+from .train import randomness
+from .train.precision import choose
+
+
+@dataclass(frozen=True)
+class Work:
+    """Everything that training needs, made from a recipe."""
+
+    recipe: Recipe
+    stage: Any
+    model: nn.Module
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    loader: Loader
+    held: Loader | None
+    held_records: list
+    facts: dict[str, Any]
+
+
+def prepare(asked: Recipe, place: Path, stored: dict[str, Any] | None) -> Work:
+    """Data, tokenizer, model and the complete recipe; nothing of the run is written."""
+    randomness.seed(asked.seed)
+    stage_module = find.module("stages", asked.stage.kind)
+    stage = stage_module.build(asked.stage)
+    base = directory_of(asked.base) if asked.base else None
+    data = dataset.prepare(asked.data, asked.seed)
+    tokenizer = _tokenizer(asked, base, place, data)
+    template = _template(asked, base, tokenizer)
+    model = (
+        weights.load(base)
+        if base
+        else models.build(asked.model.model_copy(update={"vocab": asked.model.vocab or tokenizer.size}))
+    )
+    if model.config.vocab < tokenizer.size:
+        raise UserError(
+            f"the model has {model.config.vocab} token embeddings, the tokenizer {tokenizer.size} tokens",
+            fix="use the tokenizer that belongs to the model, or leave model.vocab out",
+        )
+    width = asked.data.context or min(model.config.context, 1 << 16)
+    if model.max_length is not None and width > model.max_length:
+        raise UserError(f"data.context is {width}, the model reads at most {model.max_length} tokens",
+                        where=asked.base, fix=f"leave data.context out, or at most {model.max_length}")  # fmt: skip
+    counts: Counter = Counter()
+    loaders = []
+    for name, records in (("train", data.train), ("held out", data.held)):
+        shard = _shard(asked, name, records, stage, tokenizer, template, width, counts)
+        loaders.append(Loader(shard, width, asked.train.batch_size, asked.seed, asked.data.pack))
+    loader, held = loaders
+    if not loader.rows:
+        raise UserError("there is nothing to train on", where=", ".join(asked.data.files),
+                        why="every record was dropped", fix="raise data.context or look at `lmcraft data`")  # fmt: skip
+    work_device = device()
+    train_config = asked.train.model_copy(update={
+        "steps": asked.train.steps or max(1, round(asked.train.epochs * len(loader.rows) / asked.train.batch_size)),
+        "lr": asked.train.lr or stage_module.LR,
+        "precision": _precision(asked, stored, work_device),
+    })  # fmt: skip
+    complete = asked.model_copy(update={
+        "train": train_config, "out": str(place), "model": None if asked.base else model.config,
+        "data": asked.data.model_copy(update={"context": width}),
+    })  # fmt: skip
+    facts = {
+        **data.report, **counts, **{f"rows: {k}": v for k, v in asdict(loader.fill).items()},
+        "shard": loader.tokens.meta["key"], "preview": _preview(loader, tokenizer),
+    }  # fmt: skip
+    chat = template if stage_module.CHAT else None
+    model.to(work_device)
+    return Work(
+        complete, stage, model, tokenizer, chat, loader, held if held.rows else None, data.held, facts
+    )
+
+
+def _tokenizer(asked: Recipe, base: Path | None, place: Path, data: dataset.Dataset) -> Tokenizer:
+    if asked.tokenizer.path:
+        return Tokenizer.load(asked.tokenizer.path)
+    if base:
+        return Tokenizer.load(base)
+    if (place / "tokenizer" / "tokenizer.json").is_file():  # a run that is resumed has made its own
+        return Tokenizer.load(place / "tokenizer")
+    say(f"training a tokenizer of {asked.tokenizer.vocab} tokens")
+    return Tokenizer.train((text for r in data.train for _, text in parts(r)), asked.tokenizer.vocab)
+
+
+def _template(asked: Recipe, base: Path | None, tokenizer: Tokenizer) -> ChatTemplate:
+    if asked.template:
+        return ChatTemplate.load(asked.template, tokenizer)
+    if base and ChatTemplate.exists(base):
+        return ChatTemplate.load(base, tokenizer)
+    return ChatTemplate.load("chatml", tokenizer)
+
+
+def _shard(
+    asked: Recipe, name: str, records: list, stage: Any, tokenizer: Tokenizer, template: ChatTemplate, width: int,
+    counts: Counter,
+) -> tokens.Tokens:  # fmt: skip
+    """The records as token shards, from the cache if the same were made before."""
+    sources = [
+        digest(Path(file)) for file in sorted({str(r.where.file) for r in records}) if Path(file).exists()
+    ]
+    settings = {
+        "name": name, "stage": asked.stage.model_dump(mode="json"), "tokenizer": tokenizer.digest, "width": width,
+        "template": template.source, "data": asked.data.model_dump(mode="json", exclude={"context"}),  # it is `width`
+        "seed": asked.seed,
+        "sources": sources, "records": len(records),
+    }  # fmt: skip
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
+
+    def documents() -> Iterator[tokens.Document]:
+        with Progress(None, "documents", f"tokenizing ({name})") as progress:
+            for document in stage.documents(records, tokenizer, template, width, own):
+                progress.update()
+                yield document
+
+    own: Counter = Counter()
+    shard = tokens.write(home() / "tokens" / key, documents(), tokenizer.size, {"key": key}, own)
+    if name == "train":
+        counts.update(shard.meta["counts"])
+    return shard
+
+
+def _precision(asked: Recipe, stored: dict[str, Any] | None, where: torch.device) -> str:
+    if asked.train.precision == "auto" and stored is not None:
+        return stored["train"]["precision"]
+    return choose(asked.train.precision, where)
+
+
+def _preview(loader: Loader, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """The first rows as the model will see them: each token's text and whether it is a target."""
+    shown = []
+    for row in range(min(2, len(loader.rows))):
+        piece = loader.rows[row][0]
+        first = int(loader.tokens.offsets[piece.document])
+        ids = loader.tokens.ids[first + piece.start : first + piece.stop + 1].tolist()
+        trained = loader.tokens.trained[first + piece.start : first + piece.stop + 1].tolist()
+        pieces = [
+            [tokenizer.decode([i], skip_special=False), t]
+            for i, t in zip(ids[:400], trained[:400], strict=True)
+        ]
+        shown.append({"where": loader.tokens.where(piece.document), "tokens": pieces})
+    return shown
