@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from ..core.config import Strict
-from . import clean
+from . import clean, store
 from .load import load
 from .records import Record
 from .split import split
@@ -62,7 +62,11 @@ def prepare(config: Config, seed: int) -> Dataset:
     """
     loaded = load(config.files, config.kind).require()
     records = loaded.records[: config.limit]
-    report: dict[str, Any] = {"files": loaded.files, "shape": loaded.shape, "records": len(records)}
+    report: dict[str, Any] = {"files": loaded.files, "shape": loaded.shape}
+    for name in config.files:
+        if store.has(name):  # what was counted when it was fetched, so that nothing left out then is forgotten
+            report |= {f"{name}: {what}": count for what, count in store.get(name).counts.items()}
+    report["records"] = len(records)
     if config.deduplicate != "none":
         records, removed = (clean.near if config.deduplicate == "near" else clean.exact)(records)
         report["duplicates removed"] = len(removed)

@@ -125,8 +125,10 @@ def test_links_are_not_followed(tmp_path):
     with zipfile.ZipFile(tmp_path / "b.whl", "w") as file:
         file.writestr(info, str(secret))
         file.writestr(*LICENCE)
+    empty = tmp_path / "empty"
+    empty.mkdir()
     with pytest.raises(UserError, match=r"no thing/\*\.json"):
-        taken(tmp_path, tmp_path / "b.whl")
+        taken(empty, tmp_path / "b.whl")
 
 
 def test_sizes_are_counted_not_believed(tmp_path, monkeypatch):
