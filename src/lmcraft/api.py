@@ -104,6 +104,8 @@ def train(
     if stored is not None and Run.open(directory).state["status"] == "done":
         _same(asked, stored, directory)
         say(f"{directory} is finished already; nothing to do")
+        if not (directory / "report.html").exists():  # it was stopped between its last two files
+            page.write(Run.open(directory))
         return
     _refuse_at_once(directory)
     work = prepare(asked, directory, stored)
@@ -167,6 +169,7 @@ def _train(run: Run, work: Work) -> Iterator[Step]:
                 last = step
                 yield step
         finally:
+            run.sync()
             steps.close()  # saves, if this generator was left in the middle
             seconds = before + time.perf_counter() - started
             if last is not None:

@@ -132,11 +132,17 @@ def _shard(
         digest(Path(file)) for file in sorted({str(r.where.file) for r in records}) if Path(file).exists()
     ]
     settings = {
-        "name": name, "stage": asked.stage.model_dump(mode="json"), "tokenizer": tokenizer.digest, "width": width,
-        "template": template.source, "data": asked.data.model_dump(mode="json", exclude={"context"}),  # it is `width`
+        "version": tokens.VERSION,
+        "name": name,
+        "stage": asked.stage.model_dump(mode="json"),
+        "tokenizer": tokenizer.digest,
+        "template": template.source,
+        "width": width,
+        "data": asked.data.model_dump(mode="json", exclude={"context"}),  # it is `width`
         "seed": asked.seed,
-        "sources": sources, "records": len(records),
-    }  # fmt: skip
+        "sources": sources,
+        "records": len(records),
+    }
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
 
     def documents() -> Iterator[tokens.Document]:

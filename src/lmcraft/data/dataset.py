@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from ..core.config import Strict
 from . import clean, store
 from .load import load
-from .records import Record
+from .records import Record, fingerprint
 from .split import split
 
 
@@ -64,14 +64,19 @@ def prepare(config: Config, seed: int) -> Dataset:
     records = loaded.records[: config.limit]
     report: dict[str, Any] = {"files": loaded.files, "shape": loaded.shape}
     for name in config.files:
-        if store.has(name):  # what was counted when it was fetched, so that nothing left out then is forgotten
+        if store.has(
+            name
+        ):  # what was counted when it was fetched, so that nothing left out then is forgotten
             report |= {f"{name}: {what}": count for what, count in store.get(name).counts.items()}
     report["records"] = len(records)
     if config.deduplicate != "none":
         records, removed = (clean.near if config.deduplicate == "near" else clean.exact)(records)
         report["duplicates removed"] = len(removed)
     if config.valid:
-        train, held = records, load(config.valid, config.kind).require().records
+        held = load(config.valid, config.kind).require().records
+        known = {fingerprint(record) for record in held}
+        train = [record for record in records if fingerprint(record) not in known]
+        report["left out, also in the held-out files"] = len(records) - len(train)
     else:
         train, held = split(records, config.holdout, seed)
     report |= {"trained on": len(train), "held out": len(held)}

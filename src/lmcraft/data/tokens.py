@@ -24,6 +24,9 @@ import numpy as np
 from ..core.disk import fsync, writing
 from .records import Where
 
+# Raised whenever the same records would give other documents, so that shards of an older lmcraft are not reused.
+VERSION = 1
+
 
 @dataclass(frozen=True, slots=True)
 class Document:

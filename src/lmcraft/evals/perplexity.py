@@ -127,7 +127,7 @@ def _documents(lm: LanguageModel, records: Sequence[Text | Chat]) -> Iterator[_D
             size, words = sum(len(a.encode()) for a in answers), sum(len(a.split()) for a in answers)
             yield _Document(rendered.ids, rendered.trained, size, words, str(record.where))
         elif isinstance(record, Text):
-            ids = lm.ids(record.text)
+            ids = lm.document(record.text)
             size = len(record.text.encode())
             if tokenizer.bos is None and ids:
                 size -= len(tokenizer.token_bytes(ids[0]))

@@ -77,8 +77,15 @@ class LanguageModel:
         tokens_BT = torch.tensor([list(ids)], device=self.engine.device)
         return self.model.head(self.model(tokens_BT))[0].float()
 
+    def document(self, text: str) -> list[int]:
+        """bos and the ids of a text in which nothing is special: how a document begins in pre-training."""
+        return [
+            *([] if self.tokenizer.bos is None else [self.tokenizer.bos]),
+            *self.tokenizer.encode_plain(text),
+        ]
+
     def ids(self, text: str) -> list[int]:
-        """bos and the text's ids: how a document begins in pre-training."""
+        """bos and the ids of a prompt; special tokens may be written in it."""
         return [*([] if self.tokenizer.bos is None else [self.tokenizer.bos]), *self.tokenizer.encode(text)]
 
     def prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:

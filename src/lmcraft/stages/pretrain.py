@@ -2,7 +2,8 @@
 
 1. A document is bos + text + eos, so the model learns where texts begin and end; every id but the first is a target.
 2. Texts longer than a row go on in the next one; nothing is thrown away.
-3. Conversations are read as plain transcripts, a message a line, without a word about who speaks.
+3. The names of special tokens in a text are ordinary words.
+4. Conversations are read as plain transcripts, a message a line, without a word about who speaks.
 
 Proved by tests/contract/test_stages.py and tests/unit/stages/test_pretrain.py.
 """
@@ -50,7 +51,7 @@ class Pretrain:
         after = [] if tokenizer.eos is None else [tokenizer.eos]
         for start in range(0, len(records), CHUNK):
             part = records[start : start + CHUNK]
-            for record, ids in zip(part, tokenizer.encode_batch([text_of(r) for r in part]), strict=True):
+            for record, ids in zip(part, tokenizer.encode_texts([text_of(r) for r in part]), strict=True):
                 counts["split over rows"] += len(before) + len(ids) + len(after) - 1 > width
                 yield Document(before + ids + after, None, record.where)
 

@@ -241,6 +241,11 @@ class Tokenizer:
             found = self._library.encode_batch_fast(list(map(_checked, texts)), add_special_tokens=False)
         return [encoding.ids for encoding in found]
 
+    def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode_plain` of each, on all cores: a book that writes about `<|im_end|>` does not end a turn."""
+        pairs = zip(texts, self.encode_batch(texts), strict=True)
+        return [ids if self.special_ids.isdisjoint(ids) else self.encode_plain(text) for text, ids in pairs]
+
     def encode_after(self, pairs: Sequence[tuple[str, str]]) -> list[list[int]]:
         """Ids of the second text of each pair as it goes on from the first, a `context` ("" for none).
 

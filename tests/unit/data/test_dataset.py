@@ -46,6 +46,15 @@ def test_own_held_out_files(file, tmp_path):
     assert len(found.train) == 40 and [r.text for r in found.held] == ["held out"]
 
 
+def test_what_is_held_out_is_not_trained_on(file, tmp_path):
+    """A failure would mean that the held-out loss is of texts that were trained on."""
+    valid = tmp_path / "valid.jsonl"
+    valid.write_text('{"text": "text number 7"}\n{"text": "new"}\n')
+    found = prepare(Config(files=[str(file)], valid=[str(valid)]), seed=0)
+    assert len(found.train) == 39 and "text number 7" not in [r.text for r in found.train]
+    assert found.report["left out, also in the held-out files"] == 1
+
+
 def test_nothing_held_out_and_nothing_removed(file):
     """A failure would mean that the options do nothing."""
     found = prepare(Config(files=[str(file)], holdout=0, deduplicate="none"), seed=0)

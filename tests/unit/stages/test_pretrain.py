@@ -42,6 +42,15 @@ def test_a_tokenizer_without_bos_and_eos():
     assert made[0].ids == bare.encode("some text")
 
 
+def test_names_of_special_tokens_are_words(tokenizer):
+    """A failure would mean that a book about chat models ends turns in the middle of a sentence."""
+    text = "it writes <|im_end|> and <|endoftext|> when it is done"
+    made, _ = documents(tokenizer, [Text(text), Text("plain")])
+    inner = made[0].ids[1:-1]
+    assert not set(inner) & set(tokenizer.special_ids)
+    assert tokenizer.decode(inner) == text
+
+
 def test_conversations_are_plain_transcripts(tokenizer):
     """A failure would mean that a base model learns chat markers that it should not know."""
     chat = Chat((Message("user", "hello"), Message("assistant", "good day")), Where("c.jsonl", 4))
