@@ -129,7 +129,14 @@ def _steps(out: Path, tokenizer: Tokenizer, minutes: float, asked: Steps | None)
     """The steps of this demo: asked for, noted by an earlier call, or as many as fit the time."""
     file = out / "demo.json"
     if file.exists():
-        return Steps(**json.loads(file.read_text()))
+        noted = Steps(**json.loads(file.read_text()))
+        if asked not in (None, noted):
+            raise UserError(
+                f"this demo was begun with {noted.pretrain} and {noted.sft} steps, not {asked.pretrain} and {asked.sft}",
+                where=str(file),
+                fix="leave --steps out to go on with it, or choose another --out",
+            )
+        return noted
     if asked is None:
         seconds = _seconds_per_step(tokenizer)
         total = max(20, int(minutes * 60 * TRAINING_SHARE / seconds))

@@ -78,3 +78,9 @@ def test_the_demo_from_end_to_end(
     resumed, said = in_json(*ASKED)
     assert said.count("is finished already; nothing to do") == 2
     assert resumed["stages"] == summary["stages"], "the same models were measured again, with another result"
+
+    (tiny / "demo" / "summary.json").unlink()
+    assert run([*ASKED[:4], "5,4", *ASKED[5:]]) == 2, (
+        "other steps than those it was begun with were ignored in silence"
+    )
+    assert "begun with 4 and 4 steps, not 5 and 4" in capsys.readouterr().err
