@@ -132,7 +132,7 @@ def _steps(out: Path, tokenizer: Tokenizer, minutes: float, asked: Steps | None)
         noted = Steps(**json.loads(file.read_text()))
         if asked not in (None, noted):
             raise UserError(
-                f"this demo was begun with {noted.pretrain} and {noted.sft} steps, not {asked.pretrain} and {asked.sft}",
+                f"this demo was begun with {noted.pretrain} and {noted.sft} steps, not {asked.pretrain}, {asked.sft}",
                 where=str(file),
                 fix="leave --steps out to go on with it, or choose another --out",
             )
