@@ -109,6 +109,9 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     """See the module's docstring."""
 
+    generates = True
+    reads_source = False
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config

@@ -1,7 +1,9 @@
 """The protocol behind which every architecture stands, and how one is built from its Config.
 
 A model is three calls: `forward(tokens, segments, memory) → hidden`, `head(hidden) → logits`, and
-`start(rows, length) → Memory`. Nothing else of it is known to training, generation or evaluation.
+`start(rows, length) → Memory`. Nothing else of it is known to training, generation or evaluation. A model that
+`reads_source` takes the source as well: `forward(…, source=)` where it is trained, `start(rows, length, source)`
+where it writes. A model that does not generate (an encoder) has no memory.
 
 Legend: B rows, T positions, D width, V vocabulary.
 Proved by tests/contract/test_models.py.
@@ -22,7 +24,13 @@ class Model(Protocol):
     """What training, generation and evaluation may ask of a model."""
 
     config: Any
-    max_length: int | None
+    generates: bool
+    reads_source: bool
+
+    @property
+    def max_length(self) -> int | None:
+        """Longest sequence in tokens; None where there is no limit."""
+        ...
 
     def __call__(
         self, tokens_BT: Tensor, segments_BT: Tensor | None = None, memory: Memory | None = None

@@ -49,6 +49,9 @@ class Config(Strict):
 class RNN(nn.Module):
     """See the module's docstring."""
 
+    generates = True
+    reads_source = False
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
