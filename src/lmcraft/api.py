@@ -186,7 +186,9 @@ def _train(run: Run, work: Work) -> Iterator[Step]:
 
 
 def _sample(run: Run, lm: LanguageModel, work: Work, step: int) -> None:
-    """Asks the model the same questions before and after training."""
+    """Asks the model the same questions before and after training; an encoder cannot be asked."""
+    if not lm.model.generates:
+        return
     sample = work.recipe.sample
     settings = Sampling(
         temperature=sample.temperature, max_new_tokens=sample.max_new_tokens, seed=work.recipe.seed
@@ -200,7 +202,7 @@ def _sample(run: Run, lm: LanguageModel, work: Work, step: int) -> None:
     rows = [
         row for row in run.samples() if row["step"] != step
     ]  # a run that was killed may have asked before
-    for prompt, answer in zip(prompts, lm.engine.generate([i[:longest] for i in ids], settings), strict=True):
+    for prompt, answer in zip(prompts, lm.complete([i[:longest] for i in ids], settings), strict=True):
         rows.append(
             {"step": step, "prompt": prompt, "text": answer.text, "finish_reason": answer.finish_reason}
         )
@@ -214,6 +216,8 @@ def _questions(work: Work) -> list[str]:
         return [
             next(m.content for m in r.messages if m.role == "user") for r in records if isinstance(r, Chat)
         ]
+    if work.model.reads_source:
+        return [record.source for record in records]
     return [" ".join(parts(record)[0][1].split()[:8]) for record in records]
 
 

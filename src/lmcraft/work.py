@@ -65,6 +65,7 @@ def prepare(asked: Recipe, place: Path, stored: dict[str, Any] | None) -> Work:
         if base
         else models.build(asked.model.model_copy(update={"vocab": asked.model.vocab or tokenizer.size}))
     )
+    model = stage.ready(model, data.train, tokenizer)
     if model.config.vocab < tokenizer.size:
         raise UserError(
             f"the model has {model.config.vocab} token embeddings, the tokenizer {tokenizer.size} tokens",
@@ -78,7 +79,9 @@ def prepare(asked: Recipe, place: Path, stored: dict[str, Any] | None) -> Work:
     loaders = []
     for name, records in (("train", data.train), ("held out", data.held)):
         shard = _shard(asked, name, records, stage, tokenizer, template, width, counts)
-        loaders.append(Loader(shard, width, asked.train.batch_size, asked.seed, asked.data.pack))
+        pack = asked.data.pack and stage_module.PACK
+        finish = getattr(stage, "finish", None)
+        loaders.append(Loader(shard, width, asked.train.batch_size, asked.seed, pack, finish=finish))
     loader, held = loaders
     if not loader.rows:
         raise UserError("there is nothing to train on", where=", ".join(asked.data.files),
@@ -135,6 +138,7 @@ def _shard(
         "version": tokens.VERSION,
         "name": name,
         "stage": asked.stage.model_dump(mode="json"),
+        "facts": stage.facts,
         "tokenizer": tokenizer.digest,
         "template": template.source,
         "width": width,

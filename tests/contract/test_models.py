@@ -8,6 +8,7 @@ from torch import nn
 
 from lmcraft.core import find
 from lmcraft.data.batch import IGNORE
+from lmcraft.layers.source import Source
 from lmcraft.models import model as models
 from lmcraft.models import weights
 from lmcraft.train.loss import summed_cross_entropy
@@ -26,6 +27,26 @@ VARIANTS = {
         "qwen2": {"bias": "qkv"},
         "qwen3": {"qk_norm": True, "head_width": 16, "kv_heads": 2},
     },
+    "encdec": {
+        "2017": {"placement": "post", "tied": False},
+        "pre": {"dropout": 0.1, "encoder_layers": 1},
+        "t5": {
+            "positions": "relative",
+            "norm": "rmsnorm",
+            "mlp": "geglu",
+            "bias": False,
+            "embedding": "plain",
+            "head_width": 16,
+        },
+        "bart": {
+            "positions": "learned",
+            "placement": "post",
+            "mlp": "gelu_exact",
+            "embedding": "normed",
+            "output_bias": True,
+        },
+        "marian": {"positions": "sinusoidal_halves", "placement": "post", "mlp": "silu", "output_bias": True},
+    },
     "rnn": {
         "rnn": {"cell": "rnn"},
         "lstm": {"cell": "lstm", "dropout": 0.1},
@@ -40,6 +61,9 @@ CASES = [
 ]
 CLOSE = {"rtol": 1e-4, "atol": 2e-5}  # float32 sums in another order; logits here have a spread of about 1
 every_model = pytest.mark.parametrize("kind,settings", CASES)
+every_source_reader = pytest.mark.parametrize(
+    "kind,settings", [case for case in CASES if case.values[0] in ("encdec", "seq2seq")]
+)
 
 
 @pytest.fixture(autouse=True)
@@ -67,9 +91,39 @@ def segments(*rows: list[int]) -> torch.Tensor:
     return torch.tensor(rows)
 
 
+SOURCE = [3, 1, 4, 1, 5]
+
+
+def source_of(tokens_BT, segments_BT=None) -> Source:
+    """The same short source for every document of every row."""
+    if segments_BT is None:
+        segments_BT = torch.ones_like(tokens_BT)
+    numbers = [sorted({*row} - {0}) for row in segments_BT.tolist()]
+    longest = max(map(len, numbers)) * len(SOURCE)
+    tokens_BS = torch.zeros(len(tokens_BT), longest, dtype=torch.long)
+    segments_BS = torch.zeros_like(tokens_BS)
+    for b, row in enumerate(numbers):
+        tokens_BS[b, : len(row) * len(SOURCE)] = torch.tensor(SOURCE * len(row))
+        segments_BS[b, : len(row) * len(SOURCE)] = torch.tensor(row).repeat_interleave(len(SOURCE))
+    return Source(tokens_BS, segments_BS)
+
+
+def hidden(model, tokens_BT, segments_BT=None, memory=None) -> torch.Tensor:
+    """Hidden vectors, with a source beside the tokens where the model reads one."""
+    if model.reads_source and memory is None:
+        return model(tokens_BT, segments_BT, source=source_of(tokens_BT, segments_BT))
+    return model(tokens_BT, segments_BT, memory)
+
+
+def start(model, rows: int, length: int):
+    """An empty memory, the source read."""
+    source = source_of(torch.ones(rows, 1, dtype=torch.long))
+    return model.start(rows, length, source) if model.reads_source else model.start(rows, length)
+
+
 @torch.no_grad()
 def logits(model, tokens_BT, segments_BT=None, memory=None) -> torch.Tensor:
-    return model.head(model(tokens_BT, segments_BT, memory))
+    return model.head(hidden(model, tokens_BT, segments_BT, memory))
 
 
 @every_model
@@ -78,7 +132,7 @@ def test_remembered_equals_recomputed(kind, settings, cuts):
     """A difference would mean that generation continues another text than the one the model was given."""
     model = build(kind, settings)
     tokens_BT = tokens(3, 20)
-    memory = model.start(3, 20)
+    memory = start(model, 3, 20)
     pieces = [logits(model, part, None, memory) for part in tokens_BT.split(cuts, dim=1)]
     torch.testing.assert_close(torch.cat(pieces, dim=1), logits(model, tokens_BT), **CLOSE)
 
@@ -93,7 +147,7 @@ def test_ragged_prompts_with_memory_equal_each_row_alone(kind, settings):
     segments_BT = torch.zeros_like(prompts_BT)
     for b, length in enumerate(lengths):
         prompts_BT[b, :length], segments_BT[b, :length] = whole[b][:length], 1
-    memory = model.start(4, max(lengths) + steps)
+    memory = start(model, 4, max(lengths) + steps)
     found = [logits(model, prompts_BT, segments_BT, memory)]
     found += [
         logits(
@@ -116,7 +170,7 @@ def test_rows_that_are_kept_go_on_as_before(kind, settings):
     prompts_BT, segments_BT = torch.zeros(3, 11, dtype=torch.long), torch.zeros(3, 11, dtype=torch.long)
     for b, length in enumerate(lengths):
         prompts_BT[b, :length], segments_BT[b, :length] = whole[b][:length], 1
-    memory = model.start(3, 15)
+    memory = start(model, 3, 15)
     logits(model, prompts_BT, segments_BT, memory)
     alive = [0, 1, 2]
     for t, keep in enumerate([[0, 1, 2], [2, 0], [0], [0]]):
@@ -209,11 +263,46 @@ def test_gradients_do_not_cross_documents(kind, settings):
     model = build(kind, settings)
     seen = []
     hook = model.embedding.register_forward_hook(lambda m, i, o: (o.retain_grad(), seen.append(o))[-1])
-    hidden_BTD = model(tokens(1, 12), segments([1] * 7 + [2] * 5))
+    hidden_BTD = hidden(model, tokens(1, 12), segments([1] * 7 + [2] * 5))
     hook.remove()
     hidden_BTD[:, 7:].square().sum().backward()
     assert (seen[0].grad[:, :7] == 0).all()
     assert (seen[0].grad[:, 7:].abs().sum(dim=-1) > 0).all()
+
+
+@every_source_reader
+def test_a_target_reads_its_own_source_only(kind, settings):
+    """A difference would mean that a translation depends on its neighbours' sources or on padding."""
+    model = build(kind, settings)
+    layout, source_layout = segments([1] * 4 + [2] * 5 + [0]), segments([1] * 3 + [2] * 6 + [0] * 2)
+    tokens_BT, source_BS = tokens(1, 10), tokens(1, 11, seed=5)
+    with torch.no_grad():
+        both = model.head(model(tokens_BT, layout, source=Source(source_BS, source_layout)))[0]
+        for number in (1, 2, 0):
+            other_BS = torch.where(source_layout == number, (source_BS + 1) % VOCAB, source_BS)
+            changed = model.head(model(tokens_BT, layout, source=Source(other_BS, source_layout)))[0]
+            for mine in (1, 2):
+                same = torch.equal(changed[layout[0] == mine], both[layout[0] == mine])
+                assert same == (mine != number)
+        for number in (1, 2):
+            own = Source.of(source_BS[:, source_layout[0] == number])
+            alone = model.head(model(tokens_BT[:, layout[0] == number], source=own))[0]
+            torch.testing.assert_close(both[layout[0] == number], alone, **CLOSE)
+
+
+@every_source_reader
+def test_a_remembered_source_equals_one_beside(kind, settings):
+    """A difference would mean that the model writes something else than it was trained to."""
+    model = build(kind, settings)
+    tokens_BT, source_BS = tokens(3, 9), tokens(3, 7, seed=5)
+    segments_BS = segments([1] * 7, [1] * 4 + [0] * 3, [1] + [0] * 6)
+    source = Source(source_BS, segments_BS)
+    with torch.no_grad():
+        beside = model.head(model(tokens_BT, source=source))
+        memory = model.start(3, 9, source)
+        memory.keep([2, 0, 0])
+        found = [model.head(model(part, None, memory)) for part in tokens_BT[[2, 0, 0]].split(1, dim=1)]
+    torch.testing.assert_close(torch.cat(found, dim=1), beside[[2, 0, 0]], **CLOSE)
 
 
 @every_model
@@ -238,9 +327,9 @@ def test_gradient_reaches_every_parameter(kind, settings):
     model = build(kind, settings).train()
     targets_BT = tokens(4, 20, seed=2)
     targets_BT[:, :3] = IGNORE
-    summed_cross_entropy(model, model(tokens(4, 20)), targets_BT).backward()
+    summed_cross_entropy(model, hidden(model, tokens(4, 20)), targets_BT).backward()
     # softmax does not see a bias of the keys unless rotation makes it depend on the position
-    blind = "attn.k.bias" if getattr(model.config, "positions", "") != "rotary" else "\0"
+    blind = ".k.bias" if getattr(model.config, "positions", "") != "rotary" else "\0"
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().max() > 1e-4 or blind in name, name

@@ -1,20 +1,22 @@
-"""The tensors of one optimizer step: tokens, targets, segments.
+"""The tensors of one optimizer step: tokens, targets, segments, and a source where one is read.
 
-1. `targets_BT[b, t]` is the token to predict at position t, or IGNORE where nothing is trained.
+1. `targets_BT[b, t]` is what to predict at position t (mostly the next token), or IGNORE where nothing is trained.
 2. `segments_BT` is 0 for padding and n for the nth document of a row. It alone decides padding, packing, positions
-   and attention masks, so they cannot disagree.
+   and attention masks, so they cannot disagree. Source segment n belongs to target segment n.
 
-Legend: B rows, T positions.
+Legend: B rows, T positions, S source positions.
 Proved by tests/unit/data/test_pack.py and tests/invariance/test_accumulation.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+
+from ..layers.source import Source
 
 IGNORE = -100
 
@@ -27,6 +29,7 @@ class Batch:
     targets_BT: Tensor
     segments_BT: Tensor
     rows: list[str] = field(default_factory=list)
+    source: Source | None = None
 
     @property
     def count(self) -> int:
@@ -35,20 +38,25 @@ class Batch:
 
     @property
     def tokens(self) -> int:
-        """How many real tokens are read."""
-        return int((self.segments_BT != 0).sum())
+        """How many real tokens are read, those of a source included."""
+        read = int((self.segments_BT != 0).sum())
+        return read if self.source is None else read + int((self.source.segments_BS != 0).sum())
 
     def split(self, rows: int) -> Iterator[Batch]:
         """Micro-batches of at most `rows` rows, in order."""
         for start in range(0, len(self.tokens_BT), rows):
             part = slice(start, start + rows)
-            yield Batch(self.tokens_BT[part], self.targets_BT[part], self.segments_BT[part], self.rows[part])
+            yield self._each(lambda tensor, part=part: tensor[part], self.rows[part])
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        return Batch(
-            self.tokens_BT.to(device, non_blocking=True),
-            self.targets_BT.to(device, non_blocking=True),
-            self.segments_BT.to(device, non_blocking=True),
-            self.rows,
-        )
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True), self.rows)
+
+    def _each(self, change, rows: list[str]) -> Batch:
+        source = self.source
+        if source is not None:
+            source = Source(change(source.tokens_BS), change(source.segments_BS))
+        return replace(
+            self, tokens_BT=change(self.tokens_BT), targets_BT=change(self.targets_BT),
+            segments_BT=change(self.segments_BT), rows=rows, source=source,
+        )  # fmt: skip

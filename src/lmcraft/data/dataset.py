@@ -26,6 +26,7 @@ class Config(Strict):
     valid: tuple[str, ...] = Field((), description="held-out files; default: a share of `files`")
     holdout: float = Field(0.05, ge=0, lt=1, description="share of the records that is held out")
     kind: str | None = Field(None, description="record type or shape; default: recognised")
+    columns: dict[str, str] = Field({}, description="field of a record → its column in the files")
     context: int | None = Field(None, gt=1, description="tokens per row; default: the model's context")
     pack: bool = Field(True, description="several documents in one row, kept apart")
     deduplicate: Literal["none", "exact", "near"] = Field("exact", description="near needs the extra `data`")
@@ -60,7 +61,7 @@ def prepare(config: Config, seed: int) -> Dataset:
     Raises:
         UserError: unusable rows (the first ones are named), or nothing left to train on.
     """
-    loaded = load(config.files, config.kind).require()
+    loaded = load(config.files, config.kind, config.columns).require()
     records = loaded.records[: config.limit]
     report: dict[str, Any] = {"files": loaded.files, "shape": loaded.shape}
     for name in config.files:
@@ -73,7 +74,7 @@ def prepare(config: Config, seed: int) -> Dataset:
         records, removed = (clean.near if config.deduplicate == "near" else clean.exact)(records)
         report["duplicates removed"] = len(removed)
     if config.valid:
-        held = load(config.valid, config.kind).require().records
+        held = load(config.valid, config.kind, config.columns).require().records
         known = {fingerprint(record) for record in held}
         train = [record for record in records if fingerprint(record) not in known]
         report["left out, also in the held-out files"] = len(records) - len(train)

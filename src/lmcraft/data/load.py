@@ -12,8 +12,8 @@ Proved by tests/unit/data/test_load.py.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..core.errors import UserError
@@ -58,12 +58,18 @@ class Loaded:
         return self
 
 
-def load(paths: str | Path | Sequence[str | Path], kind: str | None = None) -> Loaded:
+def load(
+    paths: str | Path | Sequence[str | Path],
+    kind: str | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> Loaded:
     """Read files (or names in the local store) into records of one type.
 
     Args:
         paths: one or more files; see `read` for the formats.
         kind: a record type of `records.KINDS` or a shape of `formats.SHAPES`; None recognises it.
+        columns: what a shape's fields are called in these files: {"source": "en", "target": "de"}; other columns are
+            then not looked at.
 
     Raises:
         UserError: a file cannot be read, its columns are of no known shape, or the files do not fit together.
@@ -77,7 +83,7 @@ def load(paths: str | Path | Sequence[str | Path], kind: str | None = None) -> L
     loaded, shapes = Loaded(), []
     with Progress(None, "rows", "reading") as progress:
         for path in map(resolve, named):
-            found = _File(path, kind, loaded)
+            found = _File(path, kind, loaded, columns or {})
             for count, _ in enumerate(found.take(), start=1):
                 if count % 1000 == 0:
                     progress.update(len(loaded.records) + len(loaded.problems))
@@ -90,13 +96,22 @@ def load(paths: str | Path | Sequence[str | Path], kind: str | None = None) -> L
 class _File:
     """One file on its way into the records."""
 
-    def __init__(self, path: Path, kind: str | None, loaded: Loaded) -> None:
-        self.path, self.kind, self.loaded = path, kind, loaded
+    def __init__(self, path: Path, kind: str | None, loaded: Loaded, columns: Mapping[str, str]) -> None:
+        self.path, self.kind, self.loaded, self.columns = path, kind, loaded, columns
         self.shape = ""
+
+    def _renamed(self, row: Row | Problem) -> Row | Problem:
+        """The row with the columns that were named, called as the shapes call them."""
+        if isinstance(row, Problem):
+            return row
+        missing = [column for column in self.columns.values() if column not in row.value]
+        if missing:
+            return Problem(row.where, f"there is no column {', '.join(map(repr, missing))}")
+        return replace(row, value={name: row.value[column] for name, column in self.columns.items()})
 
     def take(self) -> Iterator[None]:
         """Put every row into the records or the problems, one at a time."""
-        rows = read.rows(self.path)
+        rows = map(self._renamed, read.rows(self.path)) if self.columns else read.rows(self.path)
         first = list(itertools.islice(rows, _LOOK_AHEAD))
         good = [row for row in first if isinstance(row, Row)]
         records, problems = len(self.loaded.records), len(self.loaded.problems)

@@ -4,21 +4,31 @@
    needs one number, and nothing depends on global random state.
 2. Every optimizer step reads `batch_size` rows over all ranks; rank r takes rows r, r+world, r+2·world …
 3. The stream runs on from one epoch into the next without a short batch.
+4. Without packing, rows of similar length stand in one batch and padding that all rows share is cut off; lengths are
+   compared among some batches' worth of shuffled rows only, so that batches still differ from epoch to epoch.
+5. `finish` changes a batch as its stage wants (masking), from one seed a row that depends on the row's place in the
+   stream alone.
 
 Proved by tests/unit/data/test_loader.py and tests/faults/test_kill.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
 
+from ..layers.source import Source
 from .batch import IGNORE, Batch
-from .pack import best_fit, one_a_row, pieces
+from .pack import Piece, best_fit, one_a_row, pieces
 from .tokens import Tokens
+
+Finish = Callable[[Batch, Sequence[int]], Batch]
+BUCKET_BATCHES = 50  # rows are sorted by length among so many batches' worth
+# Widths of unpacked batches are rounded up: ever new sizes would scatter over the heap.
+WIDTH_STEP = 4
 
 
 @dataclass(frozen=True)
@@ -46,18 +56,22 @@ class Loader:
         pack: bool = True,
         rank: int = 0,
         world: int = 1,
+        finish: Finish | None = None,
     ) -> None:
         self.tokens, self.width, self.batch_size, self.seed = tokens, width, batch_size, seed
-        self.rank, self.world = rank, world
-        parts = pieces(tokens.lengths, width)
+        self.pack, self.rank, self.world, self.finish = pack, rank, world, finish
+        # Where each position predicts its own label, every id is an input; else the last one is only a target.
+        self.labelled = tokens.labels is not None
+        parts = pieces(tokens.lengths + self.labelled, width)
         rows = best_fit(parts, width) if pack else one_a_row(parts)
         trains = [any(self._targets(p).any() for p in row) for row in rows]
         self.rows = [row for row, any_target in zip(rows, trains, strict=True) if any_target]
         self.read = 0
         self.fill = self._fill(rows)
+        self._orders: dict[int, np.ndarray] = {}
 
-    def _targets(self, piece) -> np.ndarray:
-        start = self.tokens.offsets[piece.document] + 1
+    def _targets(self, piece: Piece) -> np.ndarray:
+        start = self.tokens.offsets[piece.document] + (not self.labelled)
         return self.tokens.trained[start + piece.start : start + piece.stop]
 
     def _fill(self, packed: list) -> Fill:
@@ -69,7 +83,7 @@ class Loader:
             tokens=inputs,
             targets=targets,
             padding=len(self.rows) * self.width - inputs,
-            cut_documents=int((self.tokens.lengths - 1 > self.width).sum()),
+            cut_documents=int((self.tokens.lengths - (not self.labelled) > self.width).sum()),
             rows_without_target=len(packed) - len(self.rows),
         )
 
@@ -80,37 +94,87 @@ class Loader:
 
     def next(self) -> Batch:
         """The next batch of this rank."""
-        wanted = range(self.read + self.rank, self.read + self.batch_size, self.world)
-        batch = self.batch([self._row_at(position) for position in wanted])
+        places = range(self.read + self.rank, self.read + self.batch_size, self.world)
+        batch = self.batch([self._row_at(place) for place in places], places)
         self.read += self.batch_size
         return batch
 
     def _row_at(self, position: int) -> int:
         epoch, place = divmod(position, len(self.rows))
-        return int(_order(len(self.rows), self.seed, epoch)[place])
+        if epoch not in self._orders:  # a batch may straddle two epochs
+            self._orders = {e: o for e, o in self._orders.items() if e == epoch - 1} | {
+                epoch: self._order(epoch)
+            }
+        return int(self._orders[epoch][place])
 
-    def batch(self, rows: list[int]) -> Batch:
-        """The rows with these numbers as one batch."""
-        tokens_BT = np.zeros((len(rows), self.width), dtype=np.int64)
-        targets_BT = np.full((len(rows), self.width), IGNORE, dtype=np.int64)
-        segments_BT = np.zeros((len(rows), self.width), dtype=np.int64)
+    def _order(self, epoch: int) -> np.ndarray:
+        """The rows of one epoch in the order they are read."""
+        order = _permutation(len(self.rows), self.seed, epoch)
+        if self.pack:
+            return order
+        # The first rows fill up the last batch of the epoch before; buckets begin where batches do.
+        lead = -epoch * len(order) % self.batch_size
+        whole = (len(order) - lead) // self.batch_size * self.batch_size
+        middle = order[lead : lead + whole]
+        sizes = np.array([self._size(row) for row in middle])
+        step = BUCKET_BATCHES * self.batch_size
+        buckets = [np.argsort(sizes[i : i + step], kind="stable") + i for i in range(0, whole, step)]
+        if buckets:
+            batches = middle[np.concatenate(buckets)].reshape(-1, self.batch_size)
+            middle = batches[_permutation(len(batches), self.seed, epoch)].flatten()
+        return np.concatenate((order[:lead], middle, order[lead + whole :]))
+
+    def _size(self, row: int) -> int:
+        return sum(p.stop - p.start + len(self.tokens.source(p.document)) for p in self.rows[row])
+
+    def batch(self, rows: list[int], seeds: Sequence[int] | None = None) -> Batch:
+        """The rows with these numbers as one batch; `seeds` (default: the numbers) are for `finish`."""
+        width = self.width
+        if not self.pack:
+            longest = max(sum(p.stop - p.start for p in self.rows[row]) for row in rows)
+            width = min(width, -(-longest // WIDTH_STEP) * WIDTH_STEP)
+        tokens_BT = np.zeros((len(rows), width), dtype=np.int64)
+        targets_BT = np.full((len(rows), width), IGNORE, dtype=np.int64)
+        segments_BT = np.zeros((len(rows), width), dtype=np.int64)
         for b, row in enumerate(rows):
             place = 0
             for number, piece in enumerate(self.rows[row], start=1):
-                base = self.tokens.offsets[piece.document]
                 span = slice(place, place + piece.stop - piece.start)
-                ids = self.tokens.ids[base + piece.start : base + piece.stop + 1].astype(np.int64)
-                tokens_BT[b, span] = ids[:-1]
-                targets_BT[b, span] = np.where(self._targets(piece), ids[1:], IGNORE)
+                tokens_BT[b, span], targets_BT[b, span] = self._piece(piece)
                 segments_BT[b, span] = number
                 place = span.stop
         where = [
             ", ".join(dict.fromkeys(self.tokens.where(p.document) for p in self.rows[row])) for row in rows
         ]
-        return Batch(*(torch.from_numpy(array) for array in (tokens_BT, targets_BT, segments_BT)), where)
+        arrays = (torch.from_numpy(array) for array in (tokens_BT, targets_BT, segments_BT))
+        batch = Batch(*arrays, where, self._source(rows))
+        return batch if self.finish is None else self.finish(batch, [*(rows if seeds is None else seeds)])
+
+    def _piece(self, piece: Piece) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and targets of one piece."""
+        base = self.tokens.offsets[piece.document]
+        if self.tokens.labels is not None:
+            span = slice(base + piece.start, base + piece.stop)
+            return self.tokens.ids[span], self.tokens.labels[span]
+        ids = self.tokens.ids[base + piece.start : base + piece.stop + 1].astype(np.int64)
+        return ids[:-1], np.where(self._targets(piece), ids[1:], IGNORE)
+
+    def _source(self, rows: list[int]) -> Source | None:
+        """The sources of the rows' documents, one after the other, each in its document's segment."""
+        if self.tokens.sources is None:
+            return None
+        parts = [[self.tokens.source(piece.document) for piece in self.rows[row]] for row in rows]
+        longest = max(sum(map(len, row)) for row in parts)
+        tokens_BS = np.zeros((len(rows), -(-longest // WIDTH_STEP) * WIDTH_STEP), dtype=np.int64)
+        segments_BS = np.zeros_like(tokens_BS)
+        for b, row in enumerate(parts):
+            place = 0
+            for number, ids in enumerate(row, start=1):
+                tokens_BS[b, place : place + len(ids)] = ids
+                segments_BS[b, place : place + len(ids)] = number
+                place += len(ids)
+        return Source(torch.from_numpy(tokens_BS), torch.from_numpy(segments_BS))
 
 
-@lru_cache(maxsize=2)  # a batch may straddle two epochs
-def _order(rows: int, seed: int, epoch: int) -> np.ndarray:
-    """The permutation of one epoch."""
-    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(rows)
+def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(count)

@@ -1,8 +1,10 @@
 """Token shards on disk: documents as ids with what is trained and where they came from, read through memory maps.
 
 One directory holds `tokens.npy` (uint16 or uint32), `trained.npy` (bool), `offsets.npy` (int64, one more than
-documents), `lines.npy` and `files.npy` (where each document came from) and `meta.json`. It is written under a temporary
-name and renamed, so a directory with a `meta.json` is complete. Arrays are NumPy's own format without pickled objects.
+documents), `lines.npy` and `files.npy` (where each document came from) and `meta.json`; where documents have labels,
+`labels.npy` (int32, one an id), and where they have sources, `sources.npy` and `source_offsets.npy`. It is written
+under a temporary name and renamed, so a directory with a `meta.json` is complete. Arrays are NumPy's own format without
+pickled objects.
 
 Proved by tests/unit/data/test_tokens.py.
 """
@@ -22,19 +24,26 @@ from typing import Any
 import numpy as np
 
 from ..core.disk import fsync, writing
+from .batch import IGNORE
 from .records import Where
 
 # Raised whenever the same records would give other documents, so that shards of an older lmcraft are not reused.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Ids of one document; `trained[i]` says whether id i is a target; `None` means all of them."""
+    """Ids of one document; `trained[i]` says whether id i is a target; `None` means all of them.
+
+    With `labels` (one an id, IGNORE for none) each position predicts its own label, and not the id after it.
+    `source` is what a sequence-to-sequence model reads before it writes the ids.
+    """
 
     ids: Sequence[int]
     trained: Sequence[bool] | None
     where: Where
+    labels: Sequence[int] | None = None
+    source: Sequence[int] | None = None
 
 
 class Tokens:
@@ -46,13 +55,26 @@ class Tokens:
         self.ids = np.load(directory / "tokens.npy", mmap_mode="r", allow_pickle=False)
         self.trained = np.load(directory / "trained.npy", mmap_mode="r", allow_pickle=False)
         self.offsets = np.load(directory / "offsets.npy", allow_pickle=False)
+        self.labels = self._optional("labels")
+        self.sources = self._optional("sources")
+        self.source_offsets = self._optional("source_offsets")
         self._lines = np.load(directory / "lines.npy", allow_pickle=False)
         self._files = np.load(directory / "files.npy", allow_pickle=False)
+
+    def _optional(self, name: str) -> np.ndarray | None:
+        file = self.directory / f"{name}.npy"
+        return np.load(file, mmap_mode="r", allow_pickle=False) if file.exists() else None
 
     @property
     def lengths(self) -> np.ndarray:
         """Ids of each document."""
         return np.diff(self.offsets)
+
+    def source(self, document: int) -> np.ndarray:
+        """Source ids of a document; empty where documents have none."""
+        if self.sources is None or self.source_offsets is None:
+            return np.zeros(0, np.int64)
+        return self.sources[self.source_offsets[document] : self.source_offsets[document + 1]]
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -74,15 +96,16 @@ def write(
     kind = np.uint16 if vocab <= 1 << 16 else np.uint32
     ids: list[np.ndarray] = []
     trained: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+    sources: list[np.ndarray] = []
     lines, files, names = [], [], {}
     for document in documents:
         ids.append(np.asarray(document.ids, dtype=kind))
-        mask = (
-            np.ones(len(document.ids), bool)
-            if document.trained is None
-            else np.asarray(document.trained, bool)
-        )
-        trained.append(mask)
+        trained.append(_trained(document))
+        if document.labels is not None:
+            labels.append(np.asarray(document.labels, dtype=np.int32))
+        if document.source is not None:
+            sources.append(np.asarray(document.source, dtype=kind))
         lines.append(document.where.line)
         files.append(names.setdefault(str(document.where.file), len(names)))
     arrays = {
@@ -92,8 +115,21 @@ def write(
         "lines": np.array(lines, dtype=np.int64),
         "files": np.array(files, dtype=np.int32),
     }
+    if labels:
+        arrays["labels"] = np.concatenate(labels)
+    if sources:
+        arrays["sources"] = np.concatenate(sources)
+        arrays["source_offsets"] = np.cumsum([0, *map(len, sources)], dtype=np.int64)
     _put(directory, arrays, {**meta, "vocab": vocab, "files": list(names), "counts": dict(counts)})
     return Tokens(directory)
+
+
+def _trained(document: Document) -> np.ndarray:
+    if document.labels is not None:
+        return np.asarray(document.labels) != IGNORE
+    if document.trained is None:
+        return np.ones(len(document.ids), bool)
+    return np.asarray(document.trained, bool)
 
 
 def _put(directory: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:

@@ -5,8 +5,9 @@
 3. A request's text depends on the request alone: its random numbers come from its own seed, and padding is never seen.
 4. `score` gives the log-probability of a continuation after a context, token by token, under the same rule as
    training: position t predicts t+1.
+5. A model that reads a source gets one for each prompt; the prompt then begins the target.
 
-Legend: B rows, T positions, D width, V vocabulary.
+Legend: B rows, T positions, S source positions, D width, V vocabulary.
 Proved by tests/contract/test_engine.py.
 """
 
@@ -19,6 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import UserError
+from ..layers.memory import Memory
+from ..layers.source import Source
 from ..text.tokenizer import Tokenizer
 from .sampling import Sampling, choose, generator
 from .stop import StopWatch
@@ -87,21 +90,28 @@ class Engine:
         return next(self.model.parameters()).device
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling | Sequence[Sampling], batch_size: int = 32
-    ) -> list[Completion]:
-        """One completion for each prompt (lists of ids), in order."""
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling | Sequence[Sampling], batch_size: int = 32,
+        sources: Sequence[Sequence[int]] | None = None,
+    ) -> list[Completion]:  # fmt: skip
+        """One completion for each prompt (lists of ids), in order; `sources` for models that read one."""
         samplings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
         done: list[Completion | None] = [None] * len(prompts)
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        order = sorted(
+            range(len(prompts)), key=lambda i: (len(prompts[i]), len(sources[i]) if sources else 0)
+        )
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]
-            for piece in self.stream([prompts[i] for i in part], [samplings[i] for i in part]):
+            texts = None if sources is None else [sources[i] for i in part]
+            for piece in self.stream([prompts[i] for i in part], [samplings[i] for i in part], texts):
                 if piece.completion is not None:
                     done[part[piece.request]] = piece.completion
         return [completion for completion in done if completion is not None]
 
     @torch.inference_mode()
-    def stream(self, prompts: Sequence[Sequence[int]], samplings: Sequence[Sampling]) -> Iterator[Piece]:
+    def stream(
+        self, prompts: Sequence[Sequence[int]], samplings: Sequence[Sampling],
+        sources: Sequence[Sequence[int]] | None = None,
+    ) -> Iterator[Piece]:  # fmt: skip
         """Pieces of all answers as they come; each request ends with a piece that has its completion."""
         requests = zip(prompts, samplings, strict=True)
         rows = [self._row(number, prompt, sampling) for number, (prompt, sampling) in enumerate(requests)]
@@ -111,7 +121,7 @@ class Engine:
         self.model.eval()
         try:
             room = max(len(prompt) + row.watch.limit for prompt, row in zip(prompts, rows, strict=True))
-            memory = self.model.start(len(rows), room)
+            memory = self.start(len(rows), room, sources)
             logits_BV = self._prefill(prompts, memory)
             while True:
                 next_tokens = []
@@ -138,6 +148,36 @@ class Engine:
         finally:
             self.model.train(was_training)
 
+    def start(self, rows: int, room: int, sources: Sequence[Sequence[int]] | None) -> Memory:
+        """The model's memory for `rows` texts of at most `room` tokens, their sources read.
+
+        Raises:
+            UserError: the model does not generate, or a source is missing, unwanted or too long.
+        """
+        self._check(sources)
+        if not self.model.generates:
+            raise UserError(
+                "this model does not generate text", why="it reads a text as a whole and has no next token",
+                fix="use it for what it was made: masked words, classes, tags or embeddings",
+            )  # fmt: skip
+        if sources is None:
+            return self.model.start(rows, room)
+        return self.model.start(rows, room, self._source(sources))
+
+    def _check(self, sources: Sequence[Sequence[int]] | None) -> None:
+        if self.model.reads_source != (sources is not None):
+            needs = "needs a source text" if self.model.reads_source else "reads no source"
+            raise UserError(f"this model {needs}", why=f"it is of kind {self.model.config.kind}")
+        longest = self.model.max_length
+        if sources and longest is not None and max(map(len, sources)) > longest:
+            raise UserError(
+                f"a source of {max(map(len, sources))} tokens is too long",
+                why=f"the model reads at most {longest}", fix="shorten it, or cut it into sentences",
+            )  # fmt: skip
+
+    def _source(self, sources: Sequence[Sequence[int]]) -> Source:
+        return Source(*padded(sources, self.device))
+
     def _row(self, request: int, prompt: Sequence[int], sampling: Sampling) -> _Row:
         longest = self.model.max_length
         room = (
@@ -159,16 +199,18 @@ class Engine:
 
     def _prefill(self, prompts: Sequence[Sequence[int]], memory) -> Tensor:
         """Reads all prompts; logits [B, V] after the last token of each."""
-        tokens_BT, segments_BT = _padded(prompts, self.device)
+        tokens_BT, segments_BT = padded(prompts, self.device)
         hidden_BTD = self.model(tokens_BT, segments_BT, memory)
         last_B = segments_BT.sum(dim=1) - 1
         return self.model.head(hidden_BTD[torch.arange(len(prompts)), last_B])
 
     @torch.inference_mode()
     def score(
-        self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], batch_size: int = 32
-    ) -> list[Score]:
+        self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], batch_size: int = 32,
+        sources: Sequence[Sequence[int]] | None = None,
+    ) -> list[Score]:  # fmt: skip
         """Scores continuations: each pair is (context ids, continuation ids); the context must not be empty."""
+        self._check(sources)
         was_training = self.model.training
         self.model.eval()
         scores: list[Score | None] = [None] * len(pairs)
@@ -176,13 +218,16 @@ class Engine:
         try:
             for start in range(0, len(order), batch_size):
                 part = order[start : start + batch_size]
-                for index, score in zip(part, self._score([pairs[i] for i in part]), strict=True):
+                texts = None if sources is None else [sources[i] for i in part]
+                for index, score in zip(part, self._score([pairs[i] for i in part], texts), strict=True):
                     scores[index] = score
         finally:
             self.model.train(was_training)
         return [score for score in scores if score is not None]
 
-    def _score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Iterator[Score]:
+    def _score(
+        self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], sources: Sequence[Sequence[int]] | None
+    ) -> Iterator[Score]:
         if any(not context for context, _ in pairs):
             raise UserError("cannot score a text without anything before it", fix="begin with the bos token")
         whole = [[*context, *continuation] for context, continuation in pairs]
@@ -192,8 +237,9 @@ class Engine:
                 f"a text of {max(map(len, whole))} tokens is too long to score",
                 why=f"the model reads at most {longest} tokens", fix="score it in windows, as `perplexity` does",
             )  # fmt: skip
-        tokens_BT, segments_BT = _padded([ids[:-1] for ids in whole], self.device)
-        hidden_BTD = self.model(tokens_BT, segments_BT)
+        tokens_BT, segments_BT = padded([ids[:-1] for ids in whole], self.device)
+        reads = {} if sources is None else {"source": self._source(sources)}
+        hidden_BTD = self.model(tokens_BT, segments_BT, **reads)
         for b, (context, continuation) in enumerate(pairs):
             span = slice(len(context) - 1, len(whole[b]) - 1)
             logits_TV = self.model.head(hidden_BTD[b, span]).float()
@@ -203,7 +249,7 @@ class Engine:
             yield Score(float(values.double().sum()), values.tolist(), greedy)
 
 
-def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+def padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
     """Rows as one tensor, padded at the end, and its segments (1 = real, 0 = padding); both int64 [B, T]."""
     longest = max(1, max(map(len, rows)))
     tokens_BT = torch.zeros(len(rows), longest, dtype=torch.long)

@@ -56,15 +56,23 @@ class LanguageModel:
         return self.model.config
 
     def generate(self, prompt: str, **settings: Any) -> Completion:
-        """Continues raw text; settings are those of `Sampling`."""
-        return self.engine.generate([self.ids(prompt)], Sampling(**settings))[0]
+        """Continues raw text, or answers it as a source (translation, summary); settings are those of `Sampling`."""
+        return self.complete([self.ids(prompt)], Sampling(**settings))[0]
+
+    def complete(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
+        """One completion for each prompt, or for each source if the model reads sources; all as `ids` gives them."""
+        if not self.model.reads_source:
+            return self.engine.generate(prompts, sampling)
+        return self.engine.generate([[self.start_id]] * len(prompts), sampling, sources=prompts)
 
     def chat(self, messages: Sequence[Mapping[str, str]], **settings: Any) -> Completion:
         """Answers a conversation; settings are those of `Sampling`."""
         return self.engine.generate([self.prompt(messages)], Sampling(**settings))[0]
 
     def stream(self, ids: Sequence[int], sampling: Sampling) -> Iterator[Piece]:
-        """Pieces of one answer as they come."""
+        """Pieces of one answer as they come; for a model that reads a source, `ids` are the source."""
+        if self.model.reads_source:
+            return self.engine.stream([[self.start_id]], [sampling], [ids])
         return self.engine.stream([ids], [sampling])
 
     def score(self, context: str, continuation: str) -> Score:
@@ -85,8 +93,15 @@ class LanguageModel:
         ]
 
     def ids(self, text: str) -> list[int]:
-        """bos and the ids of a prompt; special tokens may be written in it."""
+        """bos and the ids of a prompt, or the ids of a source; special tokens may be written in it."""
+        if self.model.reads_source:
+            return source_ids(self.tokenizer, text)
         return [*([] if self.tokenizer.bos is None else [self.tokenizer.bos]), *self.tokenizer.encode(text)]
+
+    @property
+    def start_id(self) -> int:
+        """The id with which every target of a sequence-to-sequence model begins."""
+        return start_id(self.model, self.tokenizer)
 
     def prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """A conversation's ids, ending where the assistant is to speak."""
@@ -97,6 +112,23 @@ class LanguageModel:
                 fix="use `lmcraft generate`, or fine-tune it first with `lmcraft train sft`",
             )
         return self.template.prompt(messages)
+
+
+def source_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The ids of a source text in which nothing is special, and eos: how sequence-to-sequence models read it."""
+    return [*tokenizer.encode_plain(text), *([] if tokenizer.eos is None else [tokenizer.eos])]
+
+
+def start_id(model: nn.Module, tokenizer: Tokenizer) -> int:
+    """The first id of every target: the model's own, or the tokenizer's bos."""
+    first = getattr(model.config, "start_id", None)
+    first = tokenizer.bos if first is None else first
+    if first is None:
+        raise UserError(
+            "this model has no token to begin a target with",
+            why="neither its config has a start_id nor its tokenizer a bos token",
+        )
+    return first
 
 
 def directory_of(path: str | Path) -> Path:

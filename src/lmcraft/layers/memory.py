@@ -61,6 +61,25 @@ class KeyValues:
         self.longest = int(self.lengths_B.max()) if rows else 0
 
 
+class Encoded(KeyValues):
+    """Keys and values of the target, and those of the encoded source for every layer."""
+
+    source: list[tuple[Tensor, Tensor]]
+    source_segments_BS: Tensor
+
+    def read(self, source: list[tuple[Tensor, Tensor]], segments_BS: Tensor) -> Encoded:
+        """Takes in what the layers' cross-attention made of the source: keys and values [B, K, S, C] each."""
+        self.source, self.source_segments_BS = source, segments_BS
+        return self
+
+    def keep(self, rows: list[int]) -> None:
+        """Forgets all rows but these; a row may be named several times."""
+        super().keep(rows)
+        index = torch.tensor(rows, dtype=torch.long, device=self.lengths_B.device)
+        self.source = [(keys[index], values[index]) for keys, values in self.source]
+        self.source_segments_BS = self.source_segments_BS[index]
+
+
 class State:
     """Hidden state of every layer of a recurrent network; for an LSTM the cell state too."""
 

@@ -1,15 +1,23 @@
-"""The position-wise feed-forward block: GELU as in GPT-2, or the gated SwiGLU of Llama.
+"""The position-wise feed-forward block: plain (ReLU, GELU, SiLU), or gated as in Llama, Gemma and T5 v1.1.
 
-GELU: down(gelu(up(x))), with the tanh approximation that GPT-2 uses. SwiGLU: down(silu(gate(x)) · up(x)) (Shazeer,
+Plain: down(f(up(x))) with f = relu (Vaswani et al.), gelu with GPT-2's tanh approximation, gelu_exact (BERT, BART),
+or silu (Marian). Gated: down(f(gate(x)) · up(x)), swiglu with silu, geglu with gelu's tanh approximation (Shazeer,
 arXiv 2002.05202).
 
-Proved by tests/parity/test_decoder.py.
+Proved by tests/parity.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+PLAIN = {
+    "relu": F.relu, "gelu": partial(F.gelu, approximate="tanh"), "gelu_exact": F.gelu, "silu": F.silu,
+}  # fmt: skip
+GATED = {"swiglu": F.silu, "geglu": PLAIN["gelu"]}
 
 
 class MLP(nn.Module):
@@ -17,12 +25,12 @@ class MLP(nn.Module):
 
     def __init__(self, width: int, mlp_width: int, kind: str, bias: bool) -> None:
         super().__init__()
-        self.kind = kind
+        self.activation = GATED[kind] if kind in GATED else PLAIN[kind]
         self.up = nn.Linear(width, mlp_width, bias=bias)
-        self.gate = nn.Linear(width, mlp_width, bias=bias) if kind == "swiglu" else None
+        self.gate = nn.Linear(width, mlp_width, bias=bias) if kind in GATED else None
         self.down = nn.Linear(mlp_width, width, bias=bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         if self.gate is not None:
-            return self.down(F.silu(self.gate(x_BTD)) * self.up(x_BTD))
-        return self.down(F.gelu(self.up(x_BTD), approximate="tanh"))
+            return self.down(self.activation(self.gate(x_BTD)) * self.up(x_BTD))
+        return self.down(self.activation(self.up(x_BTD)))

@@ -43,6 +43,24 @@ def rotate(x_BHTC: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
     return (x_BHTC * cos + turned * sin).to(x_BHTC.dtype)
 
 
+def relative_buckets(distance: Tensor, buckets: int, longest: int, both_ways: bool) -> Tensor:
+    """T5's bucket of each distance (key position − query position): exact when near, logarithmic up to `longest`.
+
+    Raffel et al., arXiv 1910.10683, section 2.1. Shape is kept; int64 in 0 … buckets-1.
+    """
+    offset = torch.zeros_like(distance)
+    if both_ways:
+        buckets //= 2
+        offset = (distance > 0) * buckets
+        distance = distance.abs()
+    else:
+        distance = (-distance).clamp(min=0)
+    exact = buckets // 2
+    ratio = torch.log(distance.clamp(min=1).float() / exact) / math.log(longest / exact)
+    far = (exact + (ratio * (buckets - exact)).long()).clamp(max=buckets - 1)
+    return offset + torch.where(distance < exact, distance, far)
+
+
 def sinusoids(positions_BT: Tensor, width: int) -> Tensor:
     """Sinusoidal encoding of each position, float32 [B, T, D]."""
     even = torch.arange(0, width, 2, device=positions_BT.device, dtype=torch.float32)

@@ -24,10 +24,11 @@ from ..data.records import Chat, Text
 from ..data.tokens import Document
 from ..text.chat import ChatTemplate
 from ..text.tokenizer import Tokenizer
-from .stage import next_token_loss
+from .stage import NextToken, next_token_loss
 
 LR = 2e-3
 CHAT = False
+PACK = True
 CHUNK = 1000
 
 
@@ -38,7 +39,7 @@ class Config(Strict):
 
 
 @dataclass(frozen=True)
-class Pretrain:
+class Pretrain(NextToken):
     """See the module's docstring."""
 
     config: Config

@@ -25,10 +25,11 @@ from ..data.records import Chat, Message
 from ..data.tokens import Document
 from ..text.chat import ChatTemplate, Encoded
 from ..text.tokenizer import Tokenizer
-from .stage import next_token_loss
+from .stage import NextToken, next_token_loss
 
 LR = 5e-4
 CHAT = True
+PACK = True
 CHUNK = 500
 
 
@@ -41,7 +42,7 @@ class Config(Strict):
 
 
 @dataclass(frozen=True)
-class SFT:
+class SFT(NextToken):
     """See the module's docstring."""
 
     config: Config

@@ -1,7 +1,8 @@
 """What a stage is: it turns records into documents with trained parts, and a batch into a summed loss.
 
 A stage knows nothing of optimizers, devices, ranks, checkpoints or logs. Each stage file has a `Config`, a default peak
-learning rate `LR`, and `build(config) → Stage`.
+learning rate `LR`, whether it needs a chat template (`CHAT`), whether documents may share a row (`PACK`), and
+`build(config) → Stage`.
 
 Proved by tests/contract/test_stages.py.
 """
@@ -10,10 +11,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from ..core.errors import UserError
 from ..data.batch import Batch
 from ..data.tokens import Document
 from ..text.chat import ChatTemplate
@@ -22,7 +24,23 @@ from ..train.loss import summed_cross_entropy
 
 
 class Stage(Protocol):
-    """One way to train."""
+    """One way to train.
+
+    A stage may also have `finish(batch, seeds) → Batch`, which changes each batch by one seed a row (masking).
+    """
+
+    def ready(self, model: nn.Module, records: Sequence, tokenizer: Tokenizer) -> nn.Module:
+        """The model as this stage trains it, with the head it needs; called before `documents`.
+
+        Raises:
+            UserError: the model cannot be trained so.
+        """
+        ...
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What documents depend on beside the config, the records and the tokenizer."""
+        ...
 
     def documents(
         self, records: Sequence, tokenizer: Tokenizer, template: ChatTemplate, width: int, counts: Counter
@@ -36,6 +54,23 @@ class Stage(Protocol):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The loss summed over the batch's targets, in nats."""
         ...
+
+
+class NextToken:
+    """What stages have in common that train a model to continue what it reads."""
+
+    facts: dict[str, Any] = {}
+
+    def ready(self, model: nn.Module, records: Sequence, tokenizer: Tokenizer) -> nn.Module:
+        """The model as it is, if it predicts next tokens."""
+        if model.generates and not model.reads_source:
+            return model
+        kind = model.config.kind
+        why = "it reads a source first" if model.reads_source else "it sees the words that it should predict"
+        raise UserError(
+            f"a model of kind {kind} cannot be trained to continue text", where=f"model.kind={kind}", why=why,
+            fix="choose model.kind=decoder or rnn, or stage=translate for sources and targets, stage=mask for encoders",
+        )  # fmt: skip
 
 
 def next_token_loss(model: nn.Module, batch: Batch) -> Tensor:

@@ -5,7 +5,8 @@
    five Newton-Schulz steps, scaled by max(1, rows/columns)^½. Embeddings, head and vectors stay with AdamW.
    Matrices of one shape are orthogonalised together, and in float32 unless the run computes in bfloat16, which many
    processors do slowly; that is why it is written here although torch has a Muon, against which it is tested.
-3. A schedule is a pure function of step/steps, so it has no state to save.
+3. A schedule is a pure function of step/steps, so it has no state to save. `inverse_sqrt` is that of 2017: a linear
+   rise, then the inverse square root of the step; lr is its peak, which the paper sets to (width · warmup steps)^-½.
 
 Proved by tests/unit/train/test_optim.py.
 """
@@ -31,7 +32,7 @@ class Config(Strict):
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.1, ge=0)
     momentum: float = Field(0.95, ge=0, lt=1, description="of Muon")
-    schedule: Literal["cosine", "linear", "trapezoid", "constant"] = "trapezoid"
+    schedule: Literal["cosine", "linear", "trapezoid", "constant", "inverse_sqrt"] = "trapezoid"
     warmup: float = Field(0.02, ge=0, le=1, description="share of the steps")
     cooldown: float = Field(0.5, ge=0, le=1, description="share of the steps, for trapezoid")
     final: float = Field(0.0, ge=0, le=1, description="last learning rate, as a share of the peak")
@@ -45,6 +46,8 @@ def factor(config: Config, step: int, steps: int) -> float:
         return (step + 1) / (warmup + 1)
     if config.schedule == "constant":
         return 1.0
+    if config.schedule == "inverse_sqrt":
+        return min(1.0, (max(warmup, 1) / (step + 1)) ** 0.5)
     start = (1 - config.cooldown) * steps if config.schedule == "trapezoid" else warmup
     progress = min(1.0, max(0.0, (step - start) / max(1.0, steps - start)))
     shape = 0.5 * (1 + math.cos(math.pi * progress)) if config.schedule == "cosine" else 1 - progress
