@@ -115,10 +115,11 @@ def _schema(document: Document) -> type[Recipe]:
             "stage.kind is missing", where=document.where(("stage",)),
             why=f"one of: {', '.join(find.names('stages'))}", fix="for example stage=pretrain",
         )  # fmt: skip
-    fields: dict[str, Any] = {"stage": (_named(document, "stages", "stage", stage["kind"]).Config, ...)}
+    module = _named(document, "stages", "stage", stage["kind"])
+    fields: dict[str, Any] = {"stage": (module.Config, ...)}
     model = value.get("model")
     if value.get("base") is None:
-        kind = model.get("kind", "decoder") if isinstance(model, dict) else "decoder"
+        kind = model.get("kind", module.MODEL) if isinstance(model, dict) else module.MODEL
         schema = _named(document, "models", "model", str(kind)).Config
         fields["model"] = (schema, schema())
     elif model is not None:

@@ -12,6 +12,7 @@ from lmcraft.core import find
 from lmcraft.core.errors import UserError
 from lmcraft.generate.engine import Engine
 from lmcraft.generate.sampling import Sampling, choose, generator
+from lmcraft.layers.source import Source
 from lmcraft.models import model as models
 
 BOS, END = 256, 257
@@ -23,13 +24,40 @@ VARIANTS = {
         "window": {"window": 4},
     },
     "rnn": {"rnn": {"cell": "rnn"}, "lstm": {"cell": "lstm"}},
+    "encdec": {
+        "sinusoidal": {},
+        "learned": {"positions": "learned", "embedding": "normed"},
+        "relative": {"positions": "relative"},
+    },
 }
+SILENT = {"encoder", "heads"}  # they do not generate; tests/unit/models says what they refuse
 CASES = [
     pytest.param(kind, settings, id=f"{kind}-{name}")
     for kind in find.names("models")
+    if kind not in SILENT
     for name, settings in VARIANTS.get(kind, {"default": {}}).items()
 ]
 every_model = pytest.mark.parametrize("kind,settings", CASES)
+
+
+SOURCE = [7, 70, 17, 107]
+
+
+class Reading(Engine):
+    """An Engine that gives every request the same source where the model reads one."""
+
+    def stream(self, prompts, samplings, sources=None):
+        return super().stream(prompts, samplings, self._given(prompts, sources))
+
+    def score(self, pairs, batch_size=32, sources=None):
+        return super().score(pairs, batch_size, self._given(pairs, sources))
+
+    def _given(self, requests, sources):
+        return sources or ([SOURCE] * len(requests) if self.model.reads_source else None)
+
+    def beside(self) -> dict:
+        """The source as the model's `forward` takes it."""
+        return {"source": Source.of(torch.tensor([SOURCE]))} if self.model.reads_source else {}
 
 
 class Bytes:
@@ -59,7 +87,7 @@ def make(kind: str, settings: dict, seed: int = 0) -> Engine:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
-    return Engine(model, Bytes())
+    return Reading(model, Bytes())
 
 
 def prompts(*lengths: int, seed: int = 0) -> list[list[int]]:
@@ -73,7 +101,7 @@ def slowly(engine: Engine, prompt: list[int], sampling: Sampling) -> tuple[list[
     ids, logprobs, draw = list(prompt), [], generator(sampling.seed)
     engine.model.eval()
     for _ in range(min(sampling.max_new_tokens, (engine.model.max_length or 10**9) - len(prompt))):
-        logits_V = engine.model.head(engine.model(torch.tensor([ids])))[0, -1]
+        logits_V = engine.model.head(engine.model(torch.tensor([ids]), **engine.beside()))[0, -1]
         ids.append(choose(logits_V, set(ids), sampling, draw))
         logprobs.append(float(torch.log_softmax(logits_V, -1)[ids[-1]]))
         if ids[-1] in engine.stop_ids:
@@ -172,7 +200,7 @@ def test_scores_by_hand(kind, settings):
     ids = context + continuation
     engine.model.eval()
     with torch.no_grad():
-        logits_TV = engine.model.head(engine.model(torch.tensor([ids])))[0].double()
+        logits_TV = engine.model.head(engine.model(torch.tensor([ids]), **engine.beside()))[0].double()
     expected = [
         float(logits_TV[t - 1, ids[t]] - logits_TV[t - 1].logsumexp(-1))
         for t in range(len(context), len(ids))
@@ -210,6 +238,8 @@ def test_too_long_to_score_is_an_error(settings):
 
 class Scripted(torch.nn.Module):
     """A model that says a fixed text after any prompt, whatever it has said before."""
+
+    generates, reads_source = True, False
 
     def __init__(self, said: list[int], prompt: int) -> None:
         super().__init__()
@@ -274,6 +304,29 @@ def test_token_limit(limit):
     _, completion = say(b"abcdefgh", max_new_tokens=limit)
     assert (completion.text, completion.finish_reason) == ("abcdefgh"[:limit], "length")
     assert len(completion.tokens) == limit
+
+
+@pytest.mark.parametrize("kind,settings", [case for case in CASES if case.values[0] in ("encdec", "seq2seq")])
+def test_every_request_reads_its_own_source(kind, settings):
+    """A difference would mean that somebody gets the translation of somebody else's text."""
+    engine = make(kind, settings)
+    requests, sources = prompts(1, 1, 3, 1), [[5, 6], [9] * 11, [1, 2, 3], [8]]
+    sampling = Sampling(temperature=0.0, max_new_tokens=12)
+    found = engine.generate(requests, sampling, batch_size=3, sources=sources)
+    alone = [engine.generate([r], sampling, sources=[s])[0] for r, s in zip(requests, sources, strict=True)]
+    assert [c.tokens for c in found] == [c.tokens for c in alone]
+    assert found[0].tokens != found[3].tokens
+    pairs = [(r, c.tokens) for r, c in zip(requests, found, strict=True)]
+    for score, completion in zip(engine.score(pairs, 3, sources=sources), found, strict=True):
+        assert score.tokens == pytest.approx(completion.logprobs, abs=1e-5, rel=1e-5)
+    with pytest.raises(UserError, match="needs a source"):
+        Engine.generate(Engine(engine.model, Bytes()), requests, sampling)
+
+
+def test_a_source_that_nobody_reads_is_refused():
+    """A failure would mean that a text is silently ignored."""
+    with pytest.raises(UserError, match="reads no source"):
+        make("decoder", {}).generate([[BOS]], Sampling(), sources=[[1, 2]])
 
 
 @every_model

@@ -13,15 +13,20 @@ from lmcraft.core import find
 from lmcraft.data import synthetic
 from lmcraft.data.batch import IGNORE
 from lmcraft.data.loader import Loader
-from lmcraft.data.records import parts
+from lmcraft.data.records import Parallel, parts
 from lmcraft.data.tokens import write
-from lmcraft.models import decoder, model
+from lmcraft.models import model
 from lmcraft.text.chat import ChatTemplate
 from lmcraft.text.tokenizer import Tokenizer
 from lmcraft.train import checkpoint
 
 WIDTH = 48
-RECORDS = {"pretrain": synthetic.texts(30, seed=1)}
+RECORDS = {
+    "pretrain": synthetic.texts(30, seed=1),
+    "translate": [
+        Parallel(text.text[:24], text.text[24:9:-1], text.where) for text in synthetic.texts(30, seed=2)
+    ],
+}
 every_stage = pytest.mark.parametrize("name", find.names("stages"))
 
 
@@ -50,10 +55,12 @@ def loaders(tokenizer, tmp_path):
 
 
 @pytest.fixture
-def net(tokenizer):
+def net(tokenizer, name):
+    """A tiny model of the kind that the stage `name` trains."""
     torch.manual_seed(0)
-    size = {"layers": 2, "width": 32, "heads": 2}
-    return model.build(decoder.Config(vocab=tokenizer.size, context=WIDTH, **size)).double()
+    size = {"layers": 2, "width": 32, "heads": 2, "context": WIDTH}
+    schema = find.module("models", find.module("stages", name).MODEL).Config
+    return model.build(schema(vocab=tokenizer.size, **size)).double()
 
 
 def everything(loader: Loader):
@@ -64,7 +71,8 @@ def everything(loader: Loader):
 def test_a_stage_has_what_the_recipe_needs(name):
     """A failure would mean that a stage can be named but not started."""
     module = find.module("stages", name)
-    assert module.LR > 0 and isinstance(module.CHAT, bool)
+    assert module.LR > 0 and isinstance(module.CHAT, bool) and isinstance(module.PACK, bool)
+    assert module.MODEL in find.names("models")
     assert module.Config().kind == name
     assert callable(module.build(module.Config()).loss)
 
@@ -123,6 +131,7 @@ def test_a_stage_learns_and_resumes_exactly(name, tmp_path):
     file = tmp_path / "data.jsonl"
     rows = [
         {"messages": [{"role": m.role, "content": m.content} for m in r.messages]} if hasattr(r, "messages")
+        else {"source": r.source, "target": r.target} if isinstance(r, Parallel)
         else {"text": r.text}
         for r in records(name)
     ]  # fmt: skip

@@ -26,6 +26,7 @@ from ..text.chat import ChatTemplate
 from ..text.tokenizer import Tokenizer
 from .stage import NextToken, next_token_loss
 
+MODEL = "decoder"
 LR = 2e-3
 CHAT = False
 PACK = True

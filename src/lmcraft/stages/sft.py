@@ -27,6 +27,7 @@ from ..text.chat import ChatTemplate, Encoded
 from ..text.tokenizer import Tokenizer
 from .stage import NextToken, next_token_loss
 
+MODEL = "decoder"
 LR = 5e-4
 CHAT = True
 PACK = True

@@ -1,8 +1,8 @@
 """What a stage is: it turns records into documents with trained parts, and a batch into a summed loss.
 
-A stage knows nothing of optimizers, devices, ranks, checkpoints or logs. Each stage file has a `Config`, a default peak
-learning rate `LR`, whether it needs a chat template (`CHAT`), whether documents may share a row (`PACK`), and
-`build(config) → Stage`.
+A stage knows nothing of optimizers, devices, ranks, checkpoints or logs. Each stage file has a `Config`, the kind of
+model that it trains by default (`MODEL`), a default peak learning rate `LR`, whether it needs a chat template (`CHAT`),
+whether documents may share a row (`PACK`), and `build(config) → Stage`.
 
 Proved by tests/contract/test_stages.py.
 """

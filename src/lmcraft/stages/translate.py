@@ -28,6 +28,7 @@ from ..text.chat import ChatTemplate
 from ..text.tokenizer import Tokenizer
 from ..train.loss import summed_cross_entropy
 
+MODEL = "encdec"
 LR = 1e-3
 CHAT = False
 PACK = False
