@@ -8,6 +8,7 @@ from torch import nn
 
 from lmcraft.core import find
 from lmcraft.data.batch import IGNORE
+from lmcraft.layers.source import Source
 from lmcraft.models import model as models
 from lmcraft.models import weights
 from lmcraft.train.loss import summed_cross_entropy
@@ -31,6 +32,13 @@ VARIANTS = {
         "lstm": {"cell": "lstm", "dropout": 0.1},
         "rnn-plain": {"cell": "rnn", "residual": False, "tied": False},
         "lstm-plain": {"cell": "lstm", "residual": False, "tied": False},
+    },
+    "seq2seq": {
+        "additive": {},
+        "none": {"attention": "none", "tied": False, "dropout": 0.1},
+        "rnn": {"cell": "rnn", "encoder_layers": 1, "attention_width": 24},
+        "rnn-none": {"cell": "rnn", "attention": "none", "bidirectional": False},
+        "one-way": {"bidirectional": False, "encoder_layers": 3, "shared": False},
     },
 }
 CASES = [
@@ -67,9 +75,28 @@ def segments(*rows: list[int]) -> torch.Tensor:
     return torch.tensor(rows)
 
 
+def source(model, rows: int, documents: int = 1) -> dict:
+    """What a model that reads a source is given besides: the same source for every document."""
+    if not model.reads_source:
+        return {}
+    numbers = torch.arange(1, documents + 1).repeat_interleave(6)
+    return {"source": Source(tokens(6, seed=5).repeat(rows, documents), numbers.repeat(rows, 1))}
+
+
+def hidden(model, tokens_BT, segments_BT=None, memory=None) -> torch.Tensor:
+    documents = 1 if segments_BT is None else int(segments_BT.max())
+    given = source(model, len(tokens_BT), documents) if memory is None else {}
+    return model(tokens_BT, segments_BT, memory, **given)
+
+
 @torch.no_grad()
 def logits(model, tokens_BT, segments_BT=None, memory=None) -> torch.Tensor:
-    return model.head(model(tokens_BT, segments_BT, memory))
+    return model.head(hidden(model, tokens_BT, segments_BT, memory))
+
+
+@torch.no_grad()
+def start(model, rows: int, length: int):
+    return model.start(rows, length, **source(model, rows))
 
 
 @every_model
@@ -78,7 +105,7 @@ def test_remembered_equals_recomputed(kind, settings, cuts):
     """A difference would mean that generation continues another text than the one the model was given."""
     model = build(kind, settings)
     tokens_BT = tokens(3, 20)
-    memory = model.start(3, 20)
+    memory = start(model, 3, 20)
     pieces = [logits(model, part, None, memory) for part in tokens_BT.split(cuts, dim=1)]
     torch.testing.assert_close(torch.cat(pieces, dim=1), logits(model, tokens_BT), **CLOSE)
 
@@ -93,7 +120,7 @@ def test_ragged_prompts_with_memory_equal_each_row_alone(kind, settings):
     segments_BT = torch.zeros_like(prompts_BT)
     for b, length in enumerate(lengths):
         prompts_BT[b, :length], segments_BT[b, :length] = whole[b][:length], 1
-    memory = model.start(4, max(lengths) + steps)
+    memory = start(model, 4, max(lengths) + steps)
     found = [logits(model, prompts_BT, segments_BT, memory)]
     found += [
         logits(
@@ -116,7 +143,7 @@ def test_rows_that_are_kept_go_on_as_before(kind, settings):
     prompts_BT, segments_BT = torch.zeros(3, 11, dtype=torch.long), torch.zeros(3, 11, dtype=torch.long)
     for b, length in enumerate(lengths):
         prompts_BT[b, :length], segments_BT[b, :length] = whole[b][:length], 1
-    memory = model.start(3, 15)
+    memory = start(model, 3, 15)
     logits(model, prompts_BT, segments_BT, memory)
     alive = [0, 1, 2]
     for t, keep in enumerate([[0, 1, 2], [2, 0], [0], [0]]):
@@ -209,7 +236,7 @@ def test_gradients_do_not_cross_documents(kind, settings):
     model = build(kind, settings)
     seen = []
     hook = model.embedding.register_forward_hook(lambda m, i, o: (o.retain_grad(), seen.append(o))[-1])
-    hidden_BTD = model(tokens(1, 12), segments([1] * 7 + [2] * 5))
+    hidden_BTD = hidden(model, tokens(1, 12), segments([1] * 7 + [2] * 5))
     hook.remove()
     hidden_BTD[:, 7:].square().sum().backward()
     assert (seen[0].grad[:, :7] == 0).all()
@@ -238,7 +265,7 @@ def test_gradient_reaches_every_parameter(kind, settings):
     model = build(kind, settings).train()
     targets_BT = tokens(4, 20, seed=2)
     targets_BT[:, :3] = IGNORE
-    summed_cross_entropy(model, model(tokens(4, 20)), targets_BT).backward()
+    summed_cross_entropy(model, hidden(model, tokens(4, 20)), targets_BT).backward()
     # softmax does not see a bias of the keys unless rotation makes it depend on the position
     blind = "attn.k.bias" if getattr(model.config, "positions", "") != "rotary" else "\0"
     for name, parameter in model.named_parameters():

@@ -75,4 +75,16 @@ class State:
         self.layers = [tuple(part_BD[rows] for part_BD in layer) for layer in self.layers]
 
 
-Memory = KeyValues | State
+class SourcedState:
+    """State of a recurrent decoder and what it looks at: every layer's parts [B, D], tensors [B, S, …] of the source."""
+
+    def __init__(self, layers: list[tuple[Tensor, ...]], source: tuple[Tensor, ...]) -> None:
+        self.layers, self.source = layers, source
+
+    def keep(self, rows: list[int]) -> None:
+        """Forgets all rows but these; a row may be named more than once."""
+        self.layers = [tuple(part_BD[rows] for part_BD in layer) for layer in self.layers]
+        self.source = tuple(tensor[rows] for tensor in self.source)
+
+
+Memory = KeyValues | State | SourcedState

@@ -23,6 +23,12 @@ PRESETS: dict[str, dict[str, dict[str, int]]] = {
         "small": {"layers": 3, "width": 640},
         "base": {"layers": 4, "width": 1536},
     },
+    "seq2seq": {
+        "nano": {"layers": 1, "width": 64},
+        "tiny": {"layers": 2, "width": 192},
+        "small": {"layers": 2, "width": 384},
+        "base": {"layers": 3, "width": 1024},
+    },
 }
 
 
