@@ -1,6 +1,7 @@
 """Documents of packed rows as rows of their own, so that a recurrent network reads each from its first position.
 
-    documents = Documents(segments_BT, names(segments_BT));   x_NTD = documents.take(x_BTD);   y_BTD = documents.put(y_NTD)
+    documents = Documents(segments_BT, names(segments_BT))
+    x_NTD = documents.take(x_BTD);   y_BTD = documents.put(y_NTD)
 
 1. A document is named by its row and its segment number; the target and the source of a pair have the same name.
 2. Each document begins at position 0 and is padded at its end, whatever the layout it comes from. What a causal

@@ -76,7 +76,7 @@ class State:
 
 
 class SourcedState:
-    """State of a recurrent decoder and what it looks at: every layer's parts [B, D], tensors [B, S, …] of the source."""
+    """A recurrent decoder's state, parts [B, D] of every layer, and what it looks at, [B, S, …] each."""
 
     def __init__(self, layers: list[tuple[Tensor, ...]], source: tuple[Tensor, ...]) -> None:
         self.layers, self.source = layers, source
