@@ -24,6 +24,7 @@ VARIANTS = {
         "window": {"window": 4},
     },
     "rnn": {"rnn": {"cell": "rnn"}, "lstm": {"cell": "lstm"}},
+    "seq2seq": {"plain": {"attention": "none"}, "attention": {"layers": 1}},
     "encdec": {
         "sinusoidal": {},
         "learned": {"positions": "learned", "embedding": "normed"},

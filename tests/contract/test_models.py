@@ -53,6 +53,13 @@ VARIANTS = {
         "rnn-plain": {"cell": "rnn", "residual": False, "tied": False},
         "lstm-plain": {"cell": "lstm", "residual": False, "tied": False},
     },
+    "seq2seq": {
+        "additive": {},
+        "none": {"attention": "none", "tied": False, "dropout": 0.1},
+        "rnn": {"cell": "rnn", "encoder_layers": 1, "attention_width": 24},
+        "rnn-none": {"cell": "rnn", "attention": "none", "bidirectional": False},
+        "one-way": {"bidirectional": False, "encoder_layers": 3, "shared": False},
+    },
 }
 CASES = [
     pytest.param(kind, settings, id=f"{kind}-{name}")

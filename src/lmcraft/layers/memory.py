@@ -94,4 +94,16 @@ class State:
         self.layers = [tuple(part_BD[rows] for part_BD in layer) for layer in self.layers]
 
 
-Memory = KeyValues | State
+class SourcedState:
+    """A recurrent decoder's state, parts [B, D] of every layer, and what it looks at, [B, S, …] each."""
+
+    def __init__(self, layers: list[tuple[Tensor, ...]], source: tuple[Tensor, ...]) -> None:
+        self.layers, self.source = layers, source
+
+    def keep(self, rows: list[int]) -> None:
+        """Forgets all rows but these; a row may be named more than once."""
+        self.layers = [tuple(part_BD[rows] for part_BD in layer) for layer in self.layers]
+        self.source = tuple(tensor[rows] for tensor in self.source)
+
+
+Memory = KeyValues | State | SourcedState

@@ -10,7 +10,7 @@ LSTM: i, f, o = sigmoid, g = tanh of (W_x x + W_h h + b);  c' = f·c + i·g;  h'
    remembers before it has learned to (Jozefowicz et al. 2015).
 
 Legend: B rows, T positions, D width.
-Proved by tests/parity/test_recurrent.py.
+Proved by tests/parity/test_recurrent.py and tests/parity/test_seq2seq.py.
 """
 
 from __future__ import annotations
@@ -20,14 +20,20 @@ from torch import Tensor, nn
 
 
 class Recurrent(nn.Module):
-    """One recurrent layer from width D to width D; `cell` is `rnn` or `lstm`."""
+    """One recurrent layer of width D.
 
-    def __init__(self, width: int, cell: str) -> None:
+    Args:
+        cell: `rnn` or `lstm`.
+        inputs: width of what it reads; default: D.
+        beside: width of a second vector that the step reads beside the last state, such as attention's context.
+    """
+
+    def __init__(self, width: int, cell: str, inputs: int | None = None, beside: int = 0) -> None:
         super().__init__()
         self.cell = cell
         gates = 4 if cell == "lstm" else 1
-        self.input = nn.Linear(width, gates * width)
-        self.hidden = nn.Linear(width, gates * width, bias=False)
+        self.input = nn.Linear(inputs or width, gates * width)
+        self.hidden = nn.Linear(width + beside, gates * width, bias=False)
         bound = width**-0.5
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
@@ -44,26 +50,34 @@ class Recurrent(nn.Module):
         self, x_BTD: Tensor, state: tuple[Tensor, ...], segments_BT: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Outputs of all positions [B, T, D], and the state after the last real one."""
-        inputs = self.input(x_BTD).unbind(dim=1)
-        stay = None if segments_BT is None else _same_document(segments_BT)
+        if segments_BT is None:
+            parts = self.states(x_BTD, state)
+            return parts[0], tuple(part_BTD[:, -1] for part_BTD in parts)
+        stay_BT = _same_document(segments_BT)
         outputs = []
-        for t, input_BG in enumerate(inputs):
+        for t, input_BG in enumerate(self.input(x_BTD).unbind(dim=1)):
             before = state
-            if stay is not None and t > 0:
-                before = tuple(part_BD * stay[:, t, None] for part_BD in state)
-            after = self._step(input_BG, before)
+            if t > 0:
+                before = tuple(part_BD * stay_BT[:, t, None] for part_BD in state)
+            after = self.step(input_BG + self.hidden(before[0]), before)
             outputs.append(after[0])
-            if segments_BT is not None:
-                real_B1 = segments_BT[:, t, None] != 0
-                after = tuple(torch.where(real_B1, new, old) for new, old in zip(after, state, strict=True))
-            state = after
+            real_B1 = segments_BT[:, t, None] != 0
+            state = tuple(torch.where(real_B1, new, old) for new, old in zip(after, state, strict=True))
         return torch.stack(outputs, dim=1), state
 
-    def _step(self, input_BG: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        pre = input_BG + self.hidden(state[0])
+    def states(self, x_BTD: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Every part of the state after each position, [B, T, D] each, where each row is one document."""
+        steps = []
+        for input_BG in self.input(x_BTD).unbind(dim=1):
+            state = self.step(input_BG + self.hidden(state[0]), state)
+            steps.append(state)
+        return tuple(torch.stack(part, dim=1) for part in zip(*steps, strict=True))
+
+    def step(self, pre_BG: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The next state from the sums in front of the gates and the last state."""
         if self.cell == "rnn":
-            return (torch.tanh(pre),)
-        i_BD, f_BD, g_BD, o_BD = pre.chunk(4, dim=-1)
+            return (torch.tanh(pre_BG),)
+        i_BD, f_BD, g_BD, o_BD = pre_BG.chunk(4, dim=-1)
         c_BD = torch.sigmoid(f_BD) * state[1] + torch.sigmoid(i_BD) * torch.tanh(g_BD)
         return torch.sigmoid(o_BD) * torch.tanh(c_BD), c_BD
 

@@ -19,8 +19,8 @@ PRESETS: dict[str, dict[str, dict[str, int]]] = {
     },
     "encdec": {
         "nano": {"layers": 2, "width": 64, "heads": 2},
-        "tiny": {"layers": 3, "width": 256, "heads": 4},
-        "small": {"layers": 4, "width": 384, "heads": 6},
+        "tiny": {"layers": 2, "width": 256, "heads": 4},
+        "small": {"layers": 3, "width": 384, "heads": 6},
         "base": {"layers": 6, "width": 512, "heads": 8},
     },
     "rnn": {
@@ -28,6 +28,12 @@ PRESETS: dict[str, dict[str, dict[str, int]]] = {
         "tiny": {"layers": 2, "width": 384},
         "small": {"layers": 3, "width": 640},
         "base": {"layers": 4, "width": 1536},
+    },
+    "seq2seq": {
+        "nano": {"layers": 1, "width": 64},
+        "tiny": {"layers": 2, "width": 192},
+        "small": {"layers": 2, "width": 384},
+        "base": {"layers": 3, "width": 1024},
     },
 }
 

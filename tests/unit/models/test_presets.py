@@ -6,7 +6,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from lmcraft.models import decoder, model, rnn
+from lmcraft.core import find
+from lmcraft.models import decoder, model
 from lmcraft.models.model import count_parameters
 from lmcraft.models.presets import PRESETS
 
@@ -16,7 +17,7 @@ MILLIONS = {"nano": 0.2, "tiny": 3, "small": 11, "base": 85}
 @pytest.mark.parametrize("kind,name", [(kind, name) for kind, table in PRESETS.items() for name in table])
 def test_a_preset_has_the_size_that_it_promises(kind, name):
     """A failure would mean that `model.preset=small` is ten times what a laptop can train."""
-    schema = {"decoder": decoder, "rnn": rnn}[kind].Config
+    schema = find.module("models", kind).Config
     with torch.device("meta"):
         net = model.build(schema(preset=name, vocab=100))
     millions = (count_parameters(net) - net.embedding.weight.numel()) / 1e6
