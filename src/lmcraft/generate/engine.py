@@ -179,20 +179,25 @@ class Engine:
         return Source(*padded(sources, self.device))
 
     def _row(self, request: int, prompt: Sequence[int], sampling: Sampling) -> _Row:
+        room = self.room(request, prompt, sampling.max_new_tokens)
+        watch = StopWatch(self.tokenizer.decode, self.stop_ids, sampling.stop, room)
+        return _Row(request, watch, sampling, generator(sampling.seed), set(prompt))
+
+    def room(self, request: int, prompt: Sequence[int], wanted: int) -> int:
+        """How many of the wanted new tokens fit behind a prompt.
+
+        Raises:
+            UserError: none, or the prompt is empty.
+        """
         longest = self.model.max_length
-        room = (
-            sampling.max_new_tokens
-            if longest is None
-            else min(sampling.max_new_tokens, longest - len(prompt))
-        )
+        room = wanted if longest is None else min(wanted, longest - len(prompt))
         if not prompt or room < 1:
             raise UserError(
                 f"prompt {request + 1} has {len(prompt)} tokens, which leaves nothing to generate",
                 why=f"the model reads at most {longest} tokens" if prompt else "a model continues something",
                 fix="shorten the prompt" if prompt else "give at least one token",
             )
-        watch = StopWatch(self.tokenizer.decode, self.stop_ids, sampling.stop, room)
-        return _Row(request, watch, sampling, generator(sampling.seed), set(prompt))
+        return room
 
     def _completion(self, row: _Row) -> Completion:
         return Completion(row.watch.text, row.tokens, row.logprobs, str(row.watch.finish_reason))

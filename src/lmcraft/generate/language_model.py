@@ -21,6 +21,7 @@ from ..data.store import resolve
 from ..models import weights
 from ..text.chat import ChatTemplate
 from ..text.tokenizer import Tokenizer
+from .beam import Beams, search
 from .engine import Completion, Engine, Piece, Score
 from .sampling import Sampling
 
@@ -64,6 +65,12 @@ class LanguageModel:
         if not self.model.reads_source:
             return self.engine.generate(prompts, sampling)
         return self.engine.generate([[self.start_id]] * len(prompts), sampling, sources=prompts)
+
+    def search(self, prompts: Sequence[Sequence[int]], beams: Beams) -> list[Completion]:
+        """The best answer that beam search finds for each prompt or source, all as `ids` gives them."""
+        if not self.model.reads_source:
+            return search(self.engine, prompts, beams)
+        return search(self.engine, [[self.start_id]] * len(prompts), beams, sources=prompts)
 
     def chat(self, messages: Sequence[Mapping[str, str]], **settings: Any) -> Completion:
         """Answers a conversation; settings are those of `Sampling`."""
