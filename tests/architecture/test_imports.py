@@ -20,10 +20,10 @@ LEVELS = {
     "export": 6, "report": 6, "recipe": 6,
     "work": 7,
     "api": 8,
-    "demo": 9,
+    "demo": 9, "studies": 9,
     "serve": 10, "cli": 10, "__init__": 10, "__main__": 11,
 }  # fmt: skip
-SHARED = {"stages.stage", "evals.evaluation", "adapt.adapter", "models.model"}
+SHARED = {"stages.stage", "evals.evaluation", "adapt.adapter", "models.model", "studies.study"}
 TORCH_ONLY_WHEN_USED = (
     "core/*.py", "text/*.py", "cli/*.py",
     *(f"data/{name}.py" for name in ("records", "read", "formats", "clean", "catalog")),

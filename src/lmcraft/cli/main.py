@@ -31,7 +31,7 @@ from ..core.run import to_json, write_text
 
 # Help lists the verbs in the order of a model's life; a verb that is not named here comes after them.
 LIFE = "demo pull models show data tokenizer plan train compare generate chat inspect eval board feedback merge export"
-LATER = "serve runs report doctor"
+LATER = "serve study runs report doctor"
 MARKUP = "markdown"
 
 

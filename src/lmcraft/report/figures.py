@@ -28,8 +28,11 @@ if TYPE_CHECKING:
 # In CSS pixels, about the sizes at which they are shown, so that text keeps its size on every screen.
 WIDE, NARROW, SMALL = (760, 330), (380, 300), (280, 190)
 POINTS = 600
-COLOURS = {"#010a01": "ink", "#020a02": "muted", "#030a03": "rule", "#040a04": "first", "#050a05": "second"}
-INK, MUTED, RULE, FIRST, SECOND = COLOURS
+COLOURS = {
+    "#010a01": "ink", "#020a02": "muted", "#030a03": "rule", "#040a04": "first", "#050a05": "second",
+    "#060a06": "third", "#070a07": "fourth", "#080a08": "fifth",
+}  # fmt: skip
+INK, MUTED, RULE, FIRST, SECOND, *_ = COLOURS
 SETTINGS = {
     "svg.fonttype": "none", "svg.hashsalt": "lmcraft", "text.parse_math": False, "axes.unicode_minus": True,
     "font.size": 11, "axes.edgecolor": RULE, "axes.labelcolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED,

@@ -60,6 +60,22 @@ def digits(value: Any) -> str:
     return decimal(found) if found is None or abs(found) >= 1000 else f"{found:.3g}"
 
 
+def scientific(value: Any, places: int = 2) -> str:
+    """6.0 × 10⁻¹⁰ for the very small and the very large, else as few digits as matter."""
+    found = number(value)
+    if found is None:
+        return UNKNOWN
+    if found == 0 or 1e-3 <= abs(found) < 1e6:
+        return f"{found:.{places}g}"
+    factor, _, power = f"{found:.{places - 1}e}".partition("e")
+    return f"{factor}\u00a0×\u00a010{raised(int(power))}"
+
+
+def raised(power: int) -> str:
+    """⁻¹⁰: an exponent in characters that every font has."""
+    return str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
 def nats(value: Any) -> str:
     """A loss, with three decimals."""
     found = number(value)

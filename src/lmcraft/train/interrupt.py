@@ -28,6 +28,7 @@ class Interrupted(UserError):
             where=run,
             fix="run the same command again to go on",
         )
+        self.step = step
         self.exit_code = 128 + number
 
 

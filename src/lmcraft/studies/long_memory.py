@@ -1,0 +1,248 @@
+"""Long memory: how gradient and recall fall with distance in an Elman network, an LSTM and a Transformer.
+
+A symbol is shown, noise follows, and a question mark asks for the symbol. Two things are measured against the
+distance between symbol and question:
+
+    gradient   ‖∂ loss / ∂ embedding of the symbol‖, before and after training (Bengio et al. 1994)
+    recall     how often the symbol is named
+
+1. All models have about the same number of parameters, see the same sequences and are trained for as many steps.
+   Distances are drawn so that each factor of two is as frequent; the answer is the only target of a sequence.
+2. The gradient is taken in double precision, which holds 10⁻³⁰⁰, and divided by that at the hidden vector that
+   answers. So a model that is sure of its answer, whose loss has hardly a gradient left, can be compared with one that
+   is not.
+3. The LSTM's forget gate starts at bias 1 (Jozefowicz et al. 2015). An untrained one still forgets: its gates are open
+   by σ(1) = 0.73 a step. What it has and the Elman network has not is a way to open them.
+
+Legend: B rows, T positions, D width.
+Proved by tests/unit/studies/test_long_memory.py.
+"""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..data.batch import IGNORE, Batch
+from ..models import decoder, rnn
+from ..models.model import count_parameters
+from ..report import words
+from ..report.finding import Figure, Finding, Line, Panel, Table
+from ..train.loss import summed_cross_entropy
+from . import stream
+from .study import Settings
+
+QUESTION = "How far back can a network learn to remember?"
+NAMES = {"rnn": "Elman RNN", "lstm": "LSTM", "attention": "Transformer"}
+NOISE = 8
+
+
+class Config(Settings):
+    """Sizes of the task and of the three models."""
+
+    distance: int = Field(100, ge=4, description="longest distance between symbol and question, in tokens")
+    symbols: int = Field(8, ge=2, description="how many symbols there are to remember")
+    steps: int = Field(1500, gt=0, description="training steps of each model")
+    batch_size: int = Field(64, gt=0)
+    lr: float = Field(3e-3, gt=0)
+    rnn_width: int = Field(128, gt=0)
+    lstm_width: int = Field(64, gt=0)
+    attention_width: int = Field(40, gt=0, description="two layers of four heads")
+    measured_rows: int = Field(256, gt=0, description="sequences for each distance of the recall curve")
+    gradient_rows: int = Field(32, gt=0, description="sequences for each distance of the gradient curve")
+
+
+def run(config: Config) -> Finding:
+    """Trains the three models and measures each before and after."""
+    distances = _distances(config.distance)
+    before, after, recall, parameters = {}, {}, {}, {}
+    for name, shape in models(config).items():
+        model: Any = stream.fresh(shape, config.seed)
+        parameters[name] = count_parameters(model)
+        before[name] = gradients(model, config, distances)
+        steps = stream.fit(
+            model, partial(task, config), config.steps, config.batch_size, config.lr, config.seed, name
+        )
+        stream.finish(steps)
+        after[name] = gradients(model, config, distances)
+        recall[name] = [_recall(model, config, distance) for distance in distances]
+    numbers = _numbers(config, distances, before, after, recall, parameters)
+    return Finding(
+        claim=_claim(config, numbers),
+        numbers=numbers,
+        figures=[_figure(config, distances, before, after, recall)],
+        tables=[_table(config, numbers)],
+        method=[
+            f"A symbol out of {config.symbols} is followed by noise of {NOISE} other tokens and a question mark; only "
+            "the answer at the question mark is trained. Distances are drawn so that each factor of two is as "
+            "frequent.",
+            f"Each model was trained on {config.steps:,} batches of {config.batch_size} sequences with AdamW at a peak "
+            f"learning rate of {config.lr:g}, gradients clipped to norm 1; nothing was tuned for one of them.",
+            "Gradient: the norm at the symbol's embedding over the norm at the hidden vector that answers, the median "
+            f"of {config.gradient_rows} sequences, in double precision, drawn as a multiple of its value at distance "
+            f"{distances[0]}.",
+            f"Recall: the share of {config.measured_rows} held-out sequences of each distance whose likeliest answer "
+            "is right.",
+        ],
+        limits=[
+            "One seed and one learning rate. With more steps, or a curriculum, an Elman network reaches farther, and "
+            "the distance at which it gives up moves; that there is such a distance does not.",
+            "One symbol is far less than a text: how much fits into a state is another question than how long it stays.",
+        ],
+    )  # fmt: skip
+
+
+def _train(model: Any, config: Config, label: str) -> None:
+    make = partial(task, config)
+    stream.finish(stream.fit(model, make, config.steps, config.batch_size, config.lr, config.seed, label))
+
+
+def models(config: Config) -> dict[str, Any]:
+    """The configs of the three models, of about as many parameters."""
+    vocab = config.symbols + NOISE + 1
+    plain = {"vocab": vocab, "layers": 1, "residual": False, "tied": False}
+    return {
+        "rnn": rnn.Config(cell="rnn", width=config.rnn_width, **plain),
+        "lstm": rnn.Config(cell="lstm", width=config.lstm_width, **plain),
+        "attention": decoder.Config(
+            vocab=vocab, context=config.distance + 1, layers=2, width=config.attention_width, heads=4,
+            head_width=max(2, config.attention_width // 8 * 2), tied=False,
+        ),
+    }  # fmt: skip
+
+
+def task(config: Config, generator: torch.Generator, rows: int, distance: int | None = None) -> Batch:
+    """Sequences that end in a question mark, each with a symbol `distance` tokens before it (default: any)."""
+    length = config.distance + 1
+    tokens_BT = torch.randint(config.symbols, config.symbols + NOISE, (rows, length), generator=generator)
+    symbols_B = torch.randint(config.symbols, (rows,), generator=generator)
+    if distance is None:
+        octaves_B = torch.rand(rows, generator=generator)
+        distances_B = ((config.distance + 1) ** octaves_B).long().clamp(1, config.distance)
+    else:
+        distances_B = torch.full((rows,), distance)
+    tokens_BT[torch.arange(rows), length - 1 - distances_B] = symbols_B
+    tokens_BT[:, -1] = config.symbols + NOISE
+    targets_BT = torch.full_like(tokens_BT, IGNORE)
+    targets_BT[:, -1] = symbols_B
+    return Batch(tokens_BT, targets_BT, torch.ones_like(tokens_BT), ["a made sequence"] * rows)
+
+
+def _at(config: Config, distance: int) -> stream.Make:
+    return partial(task, config, distance=distance)
+
+
+def _recall(model: Any, config: Config, distance: int) -> float:
+    batch = stream.held_out(_at(config, distance), config.measured_rows, config.seed + 1)
+    return float(stream.hits(model, batch)[:, -1].float().mean())
+
+
+def _distances(longest: int) -> list[int]:
+    """1, 2, 3, 4, 6, 8, 12, … up to the longest."""
+    wanted = {round(2 ** (half / 2)) for half in range(2 * longest.bit_length())} | {longest}
+    return sorted(d for d in wanted if d <= longest)
+
+
+def gradients(model: Any, config: Config, distances: list[int]) -> list[float]:
+    """How much of the gradient at the answer arrives at a symbol so far back; the median over sequences."""
+    precise = copy.deepcopy(model).double()
+    shares = []
+    for distance in distances:
+        batch = stream.held_out(_at(config, distance), config.gradient_rows, config.seed + 2)
+        shares.append(float(_arriving(precise, batch, distance).median()))
+    return shares
+
+
+def _arriving(model: Any, batch: Batch, distance: int) -> Tensor:
+    """‖∂ loss/∂ embedding `distance` before the end‖ / ‖∂ loss/∂ last hidden vector‖ of each row, [B]."""
+    kept: list[Tensor] = []
+
+    def keep(_: Any, __: Any, embedded_BTD: Tensor) -> None:
+        kept.append(embedded_BTD)
+
+    handle = model.embedding.register_forward_hook(keep)
+    hidden_BTD = model(batch.tokens_BT, batch.segments_BT)
+    handle.remove()
+    loss = summed_cross_entropy(model, hidden_BTD, batch.targets_BT)
+    at_symbol_BTD, at_answer_BTD = torch.autograd.grad(loss, (kept[0], hidden_BTD))
+    return at_symbol_BTD[:, -1 - distance].norm(dim=-1) / at_answer_BTD[:, -1].norm(dim=-1)
+
+
+def _numbers(
+    config: Config, distances: list[int], before: Any, after: Any, recall: Any, parameters: Any
+) -> dict:
+    numbers: dict[str, float | int] = {"distance": config.distance, "chance": 1 / config.symbols}
+    for name in NAMES:
+        numbers[f"{name}_parameters"] = parameters[name]
+        numbers[f"{name}_gradient_before"] = before[name][-1] / before[name][0]
+        numbers[f"{name}_gradient_after"] = after[name][-1] / after[name][0]
+        numbers[f"{name}_recall"] = recall[name][-1]
+        good = [d for d, share in zip(distances, recall[name], strict=True) if share >= 0.9]
+        numbers[f"{name}_reach"] = max(good, default=0)
+    return numbers
+
+
+def _claim(config: Config, numbers: dict) -> str:
+    recall = [f"{100 * numbers[f'{name}_recall']:.0f} %" for name in NAMES]
+    arrives = [words.scientific(numbers[f"{name}_gradient_after"]) for name in NAMES]
+    return (
+        f"At a distance of {config.distance} tokens the Elman network names {recall[0]} of the symbols (chance is "
+        f"{100 * numbers['chance']:.0f} %), the LSTM {recall[1]} and the Transformer {recall[2]}; after training, "
+        f"the gradient that arrives there is {arrives[0]} times that at distance 1 in the Elman network, "
+        f"{arrives[1]} times in the LSTM and {arrives[2]} times in the Transformer."
+    )
+
+
+def _figure(config: Config, distances: list[int], before: Any, after: Any, recall: Any) -> Figure:
+    def curves(values: dict[str, list[float]]) -> list[Line]:
+        return [
+            Line(label=label, x=distances, y=[value / values[name][0] for value in values[name]])
+            for name, label in NAMES.items()
+        ]
+
+    lowest = min(min(values[name]) / values[name][0] for values in (before, after) for name in NAMES)
+    span = (max(lowest / 10, 1e-40), max(10.0, 3 * max(max(after[n]) / after[n][0] for n in NAMES)))
+    log = {
+        "x": "distance, tokens",
+        "y": "gradient, relative to distance 1",
+        "y_scale": "log",
+        "y_range": span,
+    }
+    return Figure(
+        name="long-memory",
+        caption="The first two panels: how much of the gradient of the answer reaches the symbol, relative to distance "
+        f"{distances[0]}. A straight fall on this logarithmic scale is exponential decay. The last panel: how often "
+        "the symbol is named, after equal training.",
+        panels=[
+            Panel(title="Gradient before training", lines=curves(before), **log),
+            Panel(title="Gradient after training", lines=curves(after), **log),
+            Panel(
+                title="Recall after training", x="distance, tokens", y="symbols named", percent=True,
+                x_scale="log2" if config.distance <= 64 else "linear",
+                y_range=(0, 1.05), levels={"chance": 1 / config.symbols},
+                lines=[Line(label=label, x=distances, y=recall[name]) for name, label in NAMES.items()],
+            ),
+        ],
+    )  # fmt: skip
+
+
+def _table(config: Config, numbers: dict) -> Table:
+    return Table(
+        title=f"At a distance of {config.distance} tokens",
+        headings=["model", "parameters", "gradient before", "gradient after", "recall", "reach"],
+        rows=[
+            [
+                label, numbers[f"{name}_parameters"], numbers[f"{name}_gradient_before"],
+                numbers[f"{name}_gradient_after"], f"{100 * numbers[f'{name}_recall']:.1f} %",
+                numbers[f"{name}_reach"],
+            ]
+            for name, label in NAMES.items()
+        ],
+        note="Gradients relative to distance 1. Reach: the longest measured distance at which at least 90 % of the "
+        "symbols are named.",
+    )  # fmt: skip
