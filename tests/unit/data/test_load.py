@@ -129,3 +129,12 @@ def test_one_path_is_a_path_and_no_path_is_a_mistake(file):
     assert load(str(path)).records == load(path).records == load([path]).records
     with pytest.raises(UserError, match="no data files are named"):
         load([])
+
+
+def test_columns_may_have_other_names(tmp_path):
+    """A failure would mean that a file of translations has to be rewritten before it can be used."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"en": "one", "de": "eins", "fr": "un"}\n{"en": "two", "fr": "deux"}\n')
+    loaded = load(rows, columns={"source": "en", "target": "de"})
+    assert [(r.source, r.target) for r in loaded.records] == [("one", "eins")]
+    assert [str(p) for p in loaded.problems] == [f"{rows}:2: there is no column 'de'"]

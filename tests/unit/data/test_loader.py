@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -152,3 +154,89 @@ def test_split_keeps_all_rows_in_order(rows, size):
     assert [row for part in parts for row in part.rows] == batch.rows
     assert all(len(p.tokens_BT) <= size for p in parts)
     assert sum(p.count for p in parts) == batch.count
+
+
+def test_labels_stand_at_their_own_position(tmp_path):
+    """A shift would train a tagger to name the next word's class, or lose the last word."""
+    documents = [
+        Document([5, 6, 7], None, Where("x", 1), labels=[1, IGNORE, 2]),
+        Document([8, 9], None, Where("x", 2), labels=[IGNORE, 0]),
+    ]
+    shard = write(tmp_path / "s", documents, 10, {}, Counter())
+    batch = Loader(shard, 5, 1, seed=0).next()
+    assert batch.tokens_BT.tolist() == [[5, 6, 7, 8, 9]]
+    assert batch.targets_BT.tolist() == [[1, IGNORE, 2, IGNORE, 0]]
+    assert batch.segments_BT.tolist() == [[1, 1, 1, 2, 2]]
+    assert batch.count == 3
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """Forty pairs of many lengths; the ids of both sides name their pair."""
+    documents = [
+        Document([100 * d + i for i in range(3 + 7 * d % 11)], None, Where("pairs", d), source=[100 * d] * (2 + 7 * d % 11))
+        for d in range(40)
+    ]  # fmt: skip
+    return write(tmp_path / "pairs", documents, 5000, {}, Counter())
+
+
+@pytest.mark.parametrize("pack", [True, False])
+def test_a_source_stands_in_its_documents_segment(pairs, pack):
+    """A difference would mean that sentences are trained on other sentences' translations."""
+    loader = Loader(pairs, 24, 6, seed=1, pack=pack)
+    for batch in (loader.next(), *loader.next().split(4)):
+        source = batch.source
+        assert len(source.tokens_BS) == len(batch.tokens_BT)
+        for b in range(len(batch.tokens_BT)):
+            for number in range(1, int(batch.segments_BT[b].max()) + 1):
+                own = {int(i) // 100 for i in batch.tokens_BT[b][batch.segments_BT[b] == number]}
+                read = source.tokens_BS[b][source.segments_BS[b] == number].tolist()
+                (pair,) = own
+                assert read == [100 * pair] * (2 + 7 * pair % 11)
+
+
+def test_unpacked_batches_are_of_similar_length_and_trimmed(pairs):
+    """A failure would mean that most of what is computed is padding."""
+    loader = Loader(pairs, 24, 4, seed=1, pack=False)
+    shares = []
+    for _ in range(10):
+        batch = loader.next()
+        longest = int((batch.segments_BT != 0).sum(dim=1).max())
+        assert longest <= batch.tokens_BT.shape[1] < longest + 4
+        shares.append(float((batch.segments_BT != 0).float().mean()))
+    assert sum(shares) / 10 > 0.75
+
+
+@given(st.integers(1, 9), st.integers(0, 3))
+def test_buckets_keep_every_row_once_an_epoch_and_resume(batch_size, seed):
+    """A failure would mean that some rows are seen twice, others never, or that resuming reads others."""
+    with tempfile.TemporaryDirectory() as folder:
+        documents = [Document([d] * (2 + d % 5), None, Where("x", d)) for d in range(23)]
+        shard = write(Path(folder) / "s", documents, 30, {}, Counter())
+        loader = Loader(shard, 8, batch_size, seed, pack=False)
+        seen = []
+        for _ in range(-(-46 // batch_size)):
+            again = Loader(shard, 8, batch_size, seed, pack=False)
+            again.read = loader.read
+            batch = loader.next()
+            assert torch.equal(again.next().tokens_BT, batch.tokens_BT)
+            seen += firsts(batch)
+        assert sorted(seen[:23]) == sorted(seen[23:46]) == list(range(23))
+
+
+def test_finish_gets_a_seed_that_depends_on_the_place_alone(tokens):
+    """A failure would mean that masks repeat every epoch, or change when a run is resumed or split over ranks."""
+    asked: list[int] = []
+
+    def finish(batch, seeds):
+        asked.extend(seeds)
+        return batch
+
+    whole = Loader(tokens, 8, 6, seed=0, finish=finish)
+    for _ in range(8):
+        whole.next()
+    assert asked == list(range(48))
+    asked.clear()
+    for rank in (0, 1):
+        Loader(tokens, 8, 6, seed=0, rank=rank, world=2, finish=finish).next()
+    assert asked == [0, 2, 4, 1, 3, 5]

@@ -156,3 +156,17 @@ def test_head_sees_few_different_sizes():
         loss.backward()
         assert hidden_BTD.grad[targets_BT == IGNORE].abs().max() == 0
     assert sizes == {128, 256, 384, 512}
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 0.5])
+def test_smoothed_loss_and_gradient_equal_torch(smoothing):
+    """A difference would mean that label smoothing pulls elsewhere than to the mixture with the uniform one."""
+    hidden_BTD, weight_VD, targets_BT = case()
+    hidden_BTD.requires_grad_(), weight_VD.requires_grad_()
+    found = summed_cross_entropy(Head(weight_VD), hidden_BTD, targets_BT, smoothing)
+    logits_NV = (hidden_BTD @ weight_VD.T).flatten(0, 1)
+    expected = F.cross_entropy(logits_NV, targets_BT.flatten(), reduction="sum", label_smoothing=smoothing)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    gradients = [torch.autograd.grad(loss, (hidden_BTD, weight_VD)) for loss in (found, expected)]
+    for mine, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-12)

@@ -236,3 +236,11 @@ def test_very_short_runs_still_learn(schedule, steps):
         for cooldown in (0.0, 1.0):
             config = Config(schedule=schedule, warmup=warmup, cooldown=cooldown)
             assert all(0 < factor(config, step, steps) <= 1 for step in range(steps))
+
+
+def test_the_schedule_of_2017():
+    """A difference would mean another rise or fall than min(step^-0.5, step · warmup^-1.5), scaled to its peak."""
+    config, steps = Config(schedule="inverse_sqrt", warmup=0.1), 1000
+    for step in (1, 40, 100, 101, 400, 1000):
+        paper = min(step**-0.5, step * 100**-1.5) / 100**-0.5
+        assert factor(config, step - 1, steps) == pytest.approx(paper, rel=0.011)
