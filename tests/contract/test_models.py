@@ -26,6 +26,16 @@ VARIANTS = {
         "sinusoidal": {"positions": "sinusoidal", "mlp": "gelu", "tied": False, "dropout": 0.1},
         "qwen2": {"bias": "qkv"},
         "qwen3": {"qk_norm": True, "head_width": 16, "kv_heads": 2},
+        "gemma3": {
+            "norm": "sandwich", "mlp": "geglu", "qk_norm": True, "head_width": 16, "kv_heads": 2, "window": 5,
+            "attention": {"full_layers": [1], "local_rope_base": 500.0, "score_width": 24},
+            "rope": {"kind": "linear", "factor": 4},
+        },
+        "smollm3": {"attention": {"no_rope_layers": [0]}, "bias": "mlp"},
+        "linear": {"rope": {"kind": "linear", "factor": 4}},
+        "dynamic": {"rope": {"kind": "dynamic", "factor": 2}},  # changes with the length beyond 24 tokens
+        "yarn": {"rope": {"kind": "yarn", "factor": 4}, "bias": "attention"},
+        "llama3": {"rope": {"kind": "llama3", "factor": 4}},
     },
     "encdec": {
         "2017": {"placement": "post", "tied": False},

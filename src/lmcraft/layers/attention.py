@@ -41,7 +41,7 @@ class Sight:
 
 def sight(
     tokens_BT: Tensor, segments_BT: Tensor | None, memory: KeyValues | None, window: int | None,
-    rotary: tuple[int, float] | None, causal: bool = True,
+    rotary: tuple | None, causal: bool = True,
 ) -> Sight:  # fmt: skip
     """Positions, mask and rotary tables of one forward pass.
 
@@ -49,7 +49,7 @@ def sight(
         segments_BT: 0 for padding, n for the nth document of the row; None means one document without padding.
         memory: what came before; its rows continue with these tokens.
         window: how many positions a query sees, itself included; None means all.
-        rotary: head width and base, for rotary positions.
+        rotary: for rotary positions, what else `rotary_tables` takes: head width, base, how they are stretched.
         causal: whether a position sees only itself and what stands before it.
     """
     if memory is not None:

@@ -80,6 +80,42 @@ class Encoded(KeyValues):
         self.source_segments_BS = self.source_segments_BS[index]
 
 
+class Rereading(KeyValues):
+    """Keys and values that are right only up to a length: beyond it, the tokens are kept to be read again.
+
+    Needed where the frequencies of all positions change as a text grows (dynamic rotary scaling).
+    """
+
+    def __init__(
+        self, layers: int, rows: int, heads: int, length: int, head_width: int, like: Tensor, right_up_to: int
+    ) -> None:
+        super().__init__(layers, rows, heads, length, head_width, like)
+        self.right_up_to = right_up_to
+        self.tokens_BM = torch.zeros(rows, length, dtype=torch.long, device=like.device)
+
+    def again(self, tokens_BT: Tensor, counts_B: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Notes new tokens; if a row has outgrown the length, forgets everything and says what to read again.
+
+        Returns:
+            All tokens and their segments, [B, M] each, and where in them the new tokens stand, [B, T]; or None.
+        """
+        places_BT = self.place(tokens_BT.shape[1])
+        self.tokens_BM.scatter_(1, places_BT, tokens_BT)
+        lengths_B = self.lengths_B + counts_B
+        longest = int(lengths_B.max())
+        if longest <= self.right_up_to:
+            return None
+        self.lengths_B, self.longest = torch.zeros_like(lengths_B), 0
+        index_M = torch.arange(longest, device=lengths_B.device)
+        segments_BM = (index_M < lengths_B[:, None]).long()
+        return self.tokens_BM[:, :longest], segments_BM, places_BT.clamp(max=longest - 1)
+
+    def keep(self, rows: list[int]) -> None:
+        """Forgets all rows but these; a row may be named several times."""
+        super().keep(rows)
+        self.tokens_BM = self.tokens_BM[rows]
+
+
 class State:
     """Hidden state of every layer of a recurrent network; for an LSTM the cell state too."""
 

@@ -16,6 +16,8 @@ import math
 import torch
 from torch import Tensor
 
+from .rope import Rope, frequencies
+
 
 def positions(segments_BT: Tensor) -> Tensor:
     """Position of each token inside its own segment, from 0; int64 [B, T]."""
@@ -26,13 +28,30 @@ def positions(segments_BT: Tensor) -> Tensor:
     return index_T - start_index_BT
 
 
-def rotary_tables(positions_BT: Tensor, head_width: int, base: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines for `rotate`, float32 [B, 1, T, C]."""
-    exponent = torch.arange(0, head_width, 2, device=positions_BT.device, dtype=torch.float32) / head_width
-    frequency = 1.0 / (base**exponent)
+def lengths(segments_BT: Tensor) -> Tensor:
+    """Length of the stretch of equal segments that each token stands in; int64 [B, T]."""
+    before_BT, behind_BT = positions(segments_BT), positions(segments_BT.flip(1)).flip(1)
+    return before_BT + behind_BT + 1
+
+
+def rotary_tables(
+    positions_BT: Tensor,
+    head_width: int,
+    base: float,
+    rope: Rope | None = None,
+    lengths_BT: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Cosines and sines for `rotate`, float32 [B, 1, T, C].
+
+    Args:
+        rope: how the frequencies are stretched, if they are.
+        lengths_BT: length of the text that each position belongs to; needed where `rope` is dynamic.
+    """
+    frequency = frequencies(head_width, base, rope, positions_BT if lengths_BT is None else lengths_BT)
     angle_BTC = positions_BT[..., None].float() * frequency
     angle_BTC = torch.cat((angle_BTC, angle_BTC), dim=-1)
-    return angle_BTC.cos()[:, None], angle_BTC.sin()[:, None]
+    gain = 1.0 if rope is None else rope.gain
+    return angle_BTC.cos()[:, None] * gain, angle_BTC.sin()[:, None] * gain
 
 
 def rotate(x_BHTC: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
