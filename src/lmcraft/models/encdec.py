@@ -6,8 +6,8 @@
 
 1. Sinusoidal positions, post-norm, ReLU, embeddings scaled by sqrt(width) and one matrix for source, target and head
    are the original (Vaswani et al., arXiv 1706.03762).
-2. `positions: relative` is T5's learned bias on the scores (arXiv 1910.10683), shared by all layers of a stack; with it
-   come T5's other habits: scores are not scaled, and a tied head first scales the hidden vectors by width^-½.
+2. `positions: relative` is T5's learned bias on the scores (arXiv 1910.10683), shared by all layers of a stack; the
+   scores are then not scaled, since T5's initial weights are. `head_scaled` is T5's other habit.
 3. Target segment n reads source segment n, so several pairs can share a row.
 4. With a memory the source is encoded once; keys and values of both sides are kept.
 
@@ -64,6 +64,7 @@ class Config(Strict):
         "scaled", description="scaled: times sqrt(width); normed: LayerNorm after it (BART)"
     )
     tied: bool = Field(True, description="one matrix for both embeddings and the head")
+    head_scaled: bool = Field(False, description="hidden vectors times width^-½ before the head (T5)")
     output_bias: bool = False
     dropout: float = Field(0.0, ge=0, lt=1)
     start_id: int | None = Field(
@@ -217,7 +218,7 @@ class EncDec(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [..., V]."""
-        if self.config.tied and self.config.positions == "relative":
+        if self.config.head_scaled:
             hidden = hidden * self.config.width**-0.5
         return self.output(hidden)
 

@@ -107,12 +107,14 @@ def _shards(tensors: list[ToWrite], limit: int) -> list[list[ToWrite]]:
 
 def _to_write(link: Link, weights: dict[str, Tensor]) -> ToWrite:
     parts = [weights[name] for name in link.ours]
-    return ToWrite(link.public, parts[0].dtype, _shape(link, parts), partial(_pieces, parts, link.transposed))
+    return ToWrite(link.public, parts[0].dtype, _shape(link, parts), partial(_pieces, parts, link))
 
 
-def _pieces(parts: list[Tensor], transposed: bool) -> Iterator[Tensor]:
+def _pieces(parts: list[Tensor], link: Link) -> Iterator[Tensor]:
     """The public tensor's numbers in order."""
-    if transposed:
+    if link.lead:
+        yield parts[0].new_zeros(link.lead, *parts[0].shape[1:])
+    if link.transposed:
         step = max(1, PIECE_BYTES // (sum(len(part) for part in parts) * parts[0].element_size()))
         for start in range(0, parts[0].shape[1], step):
             yield torch.cat([part[:, start : start + step].t() for part in parts], dim=1)
@@ -123,7 +125,8 @@ def _pieces(parts: list[Tensor], transposed: bool) -> Iterator[Tensor]:
 
 
 def _shape(link: Link, parts: list[Tensor]) -> tuple[int, ...]:
-    joined = (sum(len(part) for part in parts), *parts[0].shape[1:])
+    joined = (link.lead + sum(len(part) for part in parts), *parts[0].shape[1:])
+    joined = (1, *joined) if link.as_row else joined
     return joined[::-1] if link.transposed else joined
 
 
@@ -155,7 +158,7 @@ def load_reported(directory: Path) -> tuple[nn.Module, Report]:
     with torch.no_grad():
         for link, (first, *again) in matches:
             targets = [weights[name] for name in link.ours]
-            fill(first, targets, link.transposed)
+            fill(first, targets, link)
             for copy in again:
                 _same(copy, targets, link, first)
     return model.eval(), report
@@ -300,21 +303,21 @@ def materialise(model: nn.Module) -> None:
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device="cpu")
 
 
-def fill(stored: Stored, targets: list[Tensor], transposed: bool) -> None:
+def fill(stored: Stored, targets: list[Tensor], link: Link) -> None:
     """Copies a stored tensor into our tensors, which it holds joined along the first dimension."""
     for start, piece in safetensors_file.pieces(stored):
-        for target, part in _aligned(targets, start, piece, transposed):
+        for target, part in _aligned(targets, start, piece, link):
             target.copy_(part)
 
 
-def _aligned(
-    targets: list[Tensor], start: int, piece: Tensor, transposed: bool
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _aligned(targets: list[Tensor], start: int, piece: Tensor, link: Link) -> Iterator[tuple[Tensor, Tensor]]:
     """The parts of our tensors that a piece holds, each with its numbers."""
-    first = 0
+    if link.as_row:
+        piece = piece[0]
+    first = link.lead
     for target in targets:
         last = first + len(target)
-        if transposed:
+        if link.transposed:
             yield target[:, start : start + len(piece)], piece[:, first:last].t()
         else:
             here, there = max(first, start), min(last, start + len(piece))
@@ -326,7 +329,7 @@ def _aligned(
 def _same(copy: Stored, targets: list[Tensor], link: Link, first: Stored) -> None:
     """A tensor that is stored twice because it is tied must be the same twice."""
     for start, piece in safetensors_file.pieces(copy):
-        for target, part in _aligned(targets, start, piece, link.transposed):
+        for target, part in _aligned(targets, start, piece, link):
             if not torch.equal(target, part.to(target.dtype)):
                 raise UserError(
                     f"{copy.name} and {first.name} should be the same and differ", where=str(copy.file),

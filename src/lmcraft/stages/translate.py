@@ -68,6 +68,8 @@ class Translate:
                 why="it reads no source", fix="choose model.kind=encdec or model.kind=seq2seq",
             )  # fmt: skip
         self.first = start_id(model, tokenizer)
+        if getattr(model.config, "start_id", self.first) is None:  # from now on the model brings its own
+            model.config = model.config.model_copy(update={"start_id": self.first})
         return model
 
     def documents(

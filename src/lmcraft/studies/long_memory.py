@@ -92,7 +92,7 @@ def run(config: Config) -> Finding:
         limits=[
             "One seed and one learning rate. With more steps, or a curriculum, an Elman network reaches farther, and "
             "the distance at which it gives up moves; that there is such a distance does not.",
-            "One symbol is far less than a text: how much fits into a state is another question than how long it stays.",
+            "One symbol is far less than a text: how much a state holds is another question than how long it does.",
         ],
     )  # fmt: skip
 

@@ -174,9 +174,9 @@ def test_labels_stand_at_their_own_position(tmp_path):
 def pairs(tmp_path):
     """Forty pairs of many lengths; the ids of both sides name their pair."""
     documents = [
-        Document([100 * d + i for i in range(3 + 7 * d % 11)], None, Where("pairs", d), source=[100 * d] * (2 + 7 * d % 11))
-        for d in range(40)
-    ]  # fmt: skip
+        Document([100 * d + i for i in range(1 + n)], None, Where("pairs", d), source=[100 * d] * n)
+        for d, n in ((d, 2 + 7 * d % 11) for d in range(40))
+    ]
     return write(tmp_path / "pairs", documents, 5000, {}, Counter())
 
 

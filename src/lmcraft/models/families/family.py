@@ -22,12 +22,16 @@ class Link:
 
     Attributes:
         transposed: whether the public tensor is kept as [in, out].
+        lead: rows that the public tensor has in front and nobody reads (BART's positions begin at row 2).
+        as_row: whether the public tensor is a row [1, n] of our vector [n].
         copies: public names under which the same tensor may be stored once more (a tied head); equal bytes are asked.
     """
 
     public: str
     ours: tuple[str, ...]
     transposed: bool = False
+    lead: int = 0
+    as_row: bool = False
     copies: tuple[str, ...] = ()
 
 
