@@ -87,7 +87,7 @@ class Documents:
 def _spread(x_PD: Tensor, places_P: Tensor, shape: torch.Size) -> Tensor:
     """Vectors put at their places among zeros, [*shape, D]."""
     empty = x_PD.new_zeros(shape[0] * shape[1], x_PD.shape[-1])
-    return empty.index_copy(0, places_P, x_PD).view(*shape, -1)
+    return empty.index_copy(0, places_P, x_PD).unflatten(0, shape)
 
 
 def _one_a_row(segments_BT: Tensor, names_N: Tensor) -> bool:
