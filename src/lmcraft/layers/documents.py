@@ -94,7 +94,7 @@ def _one_a_row(segments_BT: Tensor, names_N: Tensor) -> bool:
     """Whether the documents are the rows themselves, in order and padded at their end."""
     if len(names_N) != len(segments_BT) or not bool((segments_BT <= 1).all()):
         return False
-    ones_BT = torch.ones_like(segments_BT[:, :1])
-    return bool((names_N == _named(ones_BT)[:, 0]).all()) and bool(
+    rows_B1 = torch.ones_like(segments_BT[:, :1])
+    return bool((names_N == _named(rows_B1)[:, 0]).all()) and bool(
         (segments_BT[:, 1:] <= segments_BT[:, :-1]).all()
     )
