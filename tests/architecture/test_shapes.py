@@ -10,10 +10,11 @@ import pytest
 import torch
 
 import lmcraft
-from lmcraft.data.batch import IGNORE, Batch
-from lmcraft.models import decoder, rnn
+from lmcraft.data.batch import IGNORE
+from lmcraft.layers.source import Source
+from lmcraft.models import decoder, encdec, rnn, seq2seq
 from lmcraft.models import model as models
-from lmcraft.stages.stage import next_token_loss
+from lmcraft.train.loss import summed_cross_entropy
 
 PACKAGE = str(Path(lmcraft.__file__).parent)
 NAMED = re.compile(r"[a-z_]\w*_([A-Z0-9]+)$")
@@ -35,6 +36,10 @@ MODELS = {
     "sinusoidal": decoder.Config(vocab=31, context=24, layers=1, width=32, heads=2, positions="sinusoidal"),
     "lstm": rnn.Config(vocab=31, layers=2, width=32),
     "rnn": rnn.Config(vocab=31, layers=1, width=32, cell="rnn", residual=False),
+    "seq2seq": seq2seq.Config(vocab=31, layers=2, width=32, attention="none"),
+    "additive": seq2seq.Config(vocab=31, layers=2, width=32, attention_width=20, cell="rnn"),
+    "encdec": encdec.Config(vocab=31, layers=2, width=32, heads=4),
+    "relative": encdec.Config(vocab=31, layers=1, width=32, heads=2, positions="relative", placement="post"),
 }
 
 
@@ -86,10 +91,14 @@ def test_names_tell_the_shapes(name):
     tokens_BT = torch.randint(0, 31, (3, 12))
     segments_BT = torch.tensor([[1] * 5 + [2] * 7, [1] * 12, [1] * 9 + [0] * 3])
     targets_BT = torch.where(segments_BT > 0, tokens_BT, IGNORE)
+    packed_BS = torch.tensor([[1] * 4 + [2] * 5, [1] * 9, [1] * 2 + [0] * 7])
+    reads = model.reads_source
+    packed = {"source": Source(torch.randint(0, 31, (3, 9)), packed_BS)} if reads else {}
+    plain = {"source": Source.of(torch.randint(0, 31, (3, 9)))} if reads else {}
 
     def action() -> None:
-        next_token_loss(model, Batch(tokens_BT, targets_BT, segments_BT)).backward()
-        memory = model.start(3, 20)
+        summed_cross_entropy(model, model(tokens_BT, segments_BT, **packed), targets_BT).backward()
+        memory = model.start(3, 20, **plain)
         whole_BT = torch.tensor([[1] * 6, [1] * 4 + [0] * 2, [1] * 5 + [0]])
         with torch.no_grad():
             model.head(model(tokens_BT[:, :6], whole_BT, memory))

@@ -87,14 +87,14 @@ class Documents:
 def _spread(x_PD: Tensor, places_P: Tensor, shape: torch.Size) -> Tensor:
     """Vectors put at their places among zeros, [*shape, D]."""
     empty = x_PD.new_zeros(shape[0] * shape[1], x_PD.shape[-1])
-    return empty.index_copy(0, places_P, x_PD).view(*shape, -1)
+    return empty.index_copy(0, places_P, x_PD).unflatten(0, shape)
 
 
 def _one_a_row(segments_BT: Tensor, names_N: Tensor) -> bool:
     """Whether the documents are the rows themselves, in order and padded at their end."""
     if len(names_N) != len(segments_BT) or not bool((segments_BT <= 1).all()):
         return False
-    ones_BT = torch.ones_like(segments_BT[:, :1])
-    return bool((names_N == _named(ones_BT)[:, 0]).all()) and bool(
+    rows_B1 = torch.ones_like(segments_BT[:, :1])
+    return bool((names_N == _named(rows_B1)[:, 0]).all()) and bool(
         (segments_BT[:, 1:] <= segments_BT[:, :-1]).all()
     )

@@ -63,6 +63,12 @@ class Config(Strict):
     def _fill_preset(cls, values: Any) -> Any:
         return fill("seq2seq", values)
 
+    @model_validator(mode="after")
+    def _complete(self) -> Config:
+        object.__setattr__(self, "encoder_layers", self.encoder_layers or self.layers)
+        object.__setattr__(self, "attention_width", self.attention_width or self.width)
+        return self
+
 
 class Encoder(nn.Module):
     """Recurrent layers over the source, in one direction or both."""
@@ -72,7 +78,8 @@ class Encoder(nn.Module):
         self.dropout = config.dropout
         self.directions = 2 if config.bidirectional else 1
         self.width = self.directions * config.width
-        reads = [config.width, *[self.width] * ((config.encoder_layers or config.layers) - 1)]
+        assert config.encoder_layers
+        reads = [config.width, *[self.width] * (config.encoder_layers - 1)]
         self.ahead = nn.ModuleList(Recurrent(config.width, config.cell, inputs) for inputs in reads)
         self.back = nn.ModuleList(
             Recurrent(config.width, config.cell, inputs) for inputs in reads if config.bidirectional
@@ -116,8 +123,10 @@ class Seq2Seq(nn.Module):
         attends = config.attention == "additive"
         self.attentive = self.readout = None
         if attends:
-            attention_width = config.attention_width or width
-            self.attentive = AttentiveRecurrent(width, config.cell, self.encoder.width, attention_width)
+            assert config.attention_width
+            self.attentive = AttentiveRecurrent(
+                width, config.cell, self.encoder.width, config.attention_width
+            )
             self.readout = nn.Linear(width + self.encoder.width, width)
         self.layers = nn.ModuleList(Recurrent(width, config.cell) for _ in range(config.layers - attends))
         parts = 2 if config.cell == "lstm" else 1
