@@ -14,7 +14,7 @@ import pytest
 
 from lmcraft.cli.main import run
 from lmcraft.data import catalog, fetch, store
-from lmcraft.data.catalog import Entry
+from lmcraft.data.catalog import Entry, Package
 
 CHAT = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
 ROWS = (json.dumps(CHAT) + "\n") * 3
@@ -74,8 +74,8 @@ def know(monkeypatch, package, **changes):
     archive = "wheel" if package.suffix == ".whl" else "sdist"
     licence = "stand_in-1.0.dist-info/LICENSE" if archive == "wheel" else "LICENSE"
     facts = {
-        "name": "standin", "kind": "data", "what": "three chats", "package": "stand-in", "version": "1.0",
-        "archive": archive, "sha256": hashlib.sha256(package.read_bytes()).hexdigest(), "licence": "MIT",
+        "name": "standin", "kind": "data", "what": "three chats", "licence": "MIT",
+        "packages": (Package("stand-in", "1.0", archive, hashlib.sha256(package.read_bytes()).hexdigest(), 1),),
         "members": ("stand_in/data.jsonl",), "content": "data.jsonl", "licence_file": licence,
     }  # fmt: skip
     monkeypatch.setitem(catalog.ENTRIES, "standin", Entry(**{**facts, **changes}))
@@ -175,8 +175,10 @@ def test_what_cannot_be_asked(shelf, tmp_path, capsys):
     (tmp_path / "mine.jsonl").write_text(ROWS)
     assert "did you mean chitchat?" in told(capsys, "pull", "chitcat", code=2)
     assert "lmcraft pull PATH" in told(capsys, "pull", "none.jsonl", code=2)
-    assert "are for files of your own" in told(capsys, "pull", "chitchat", "--name", "x", code=2)
-    assert "--from is for names of the catalog" in told(capsys, "pull", "mine.jsonl", "--from", "x", code=2)
+    assert "are for what is not in the catalog" in told(capsys, "pull", "chitchat", "--name", "x", code=2)
+    assert "--from is for names of the catalog and pypi:" in told(
+        capsys, "pull", "mine.jsonl", "--from", "x", code=2
+    )
     assert told(capsys, "pull", "chitcat", "--json", code=2)["error"]["what"]
 
 
@@ -197,6 +199,7 @@ def test_the_check(shelf, tmp_path, capsys):
     (tmp_path / "mine.jsonl").write_text(ROWS)
     told(capsys, "pull", "mine.jsonl")
     told(capsys, "models", "--check")
+    store.resolve("mine").chmod(0o644)
     store.resolve("mine").write_text(ROWS.replace("q", "Q"))
     assert "the content of mine is not what was stored" in told(capsys, "models", "--check", code=2)
     store.resolve("mine").unlink()

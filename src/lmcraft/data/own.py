@@ -10,22 +10,16 @@ Proved by tests/unit/data/test_own.py.
 
 from __future__ import annotations
 
-import fnmatch
-import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 from ..core.disk import free_space
 from ..core.errors import UserError
-from . import catalog, read, store
+from . import catalog, gguffile, modelfiles, read, store
 from .load import load
+from .pull.address import store_name
 
-_MODEL_FILES = (
-    "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "adapter_config.json",
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json", "LICENSE*", "NOTICE*", "README*",
-)  # fmt: skip
 _FOLDER = "model"
 _UNKNOWN = "not stated"
 
@@ -46,12 +40,18 @@ def keep(path: Path, name: str | None = None, licence: str | None = None) -> sto
     store.path(name)
     facts: dict[str, Any] = {"source": str(path.resolve()), "licence": licence or _UNKNOWN, "counts": {}}
     if path.is_dir():
-        files = _model_files(path)
+        names = modelfiles.chosen(_names(path), str(path))
+        files = [path / one for one in names]
         facts |= {"kind": "model", "content": _FOLDER, "what": "a model directory"}
     elif path.suffix.lower() == ".gguf":
         files = [path]
-        _require_gguf(path)
+        gguffile.require(path)
         facts |= {"kind": "model", "content": path.name, "what": "a model in GGUF"}
+    elif modelfiles.is_pickle(path.name):
+        raise UserError(
+            "pickled files are not read", where=str(path), why="reading one can run code that is hidden in it",
+            fix="save the model as safetensors first; data as .jsonl, .csv or .parquet",
+        )  # fmt: skip
     else:
         files = [path]
         facts |= {"kind": "data", "content": path.name, **_described(path)}
@@ -59,9 +59,10 @@ def keep(path: Path, name: str | None = None, licence: str | None = None) -> sto
     free_space(store.folder(), size)
     with store.adding(name, facts) as target:
         place = target / _FOLDER if path.is_dir() else target
-        place.mkdir(exist_ok=True)
         for file in files:
-            shutil.copyfile(file, place / file.name)
+            copy = place / (file.relative_to(path) if path.is_dir() else file.name)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, copy)
     return store.get(name)
 
 
@@ -70,7 +71,7 @@ def name_of(path: Path) -> str:
     stem = path.resolve().name
     for end in (".gz", ".gguf", *read.SUFFIXES):
         stem = stem.removesuffix(end)
-    return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")[:64] or "unnamed"
+    return store_name(stem)
 
 
 def _described(path: Path) -> dict[str, Any]:
@@ -83,30 +84,11 @@ def _described(path: Path) -> dict[str, Any]:
     }
 
 
-def _require_gguf(path: Path) -> None:
-    with path.open("rb") as file:
-        magic = file.read(4)
-    if magic != b"GGUF":
-        raise UserError(
-            "this is not a GGUF file", where=str(path), why=f"it begins with {magic!r}, not b'GGUF'"
-        )
-
-
-def _model_files(folder: Path) -> list[Path]:
-    files = [
-        file
-        for file in sorted(folder.iterdir())
-        if file.is_file() and any(fnmatch.fnmatchcase(file.name, pattern) for pattern in _MODEL_FILES)
+def _names(folder: Path) -> list[str]:
+    """The files of a directory and of those in it, as paths: enough to find a model's."""
+    return [
+        file.relative_to(folder).as_posix()
+        for pattern in ("*", "*/*")
+        for file in sorted(folder.glob(pattern))
+        if file.is_file()
     ]
-    names = {file.name for file in files}
-    if not {"config.json", "adapter_config.json"} & names:
-        raise UserError(
-            "this is not a model directory", where=str(folder), why="it has no config.json",
-            fix="of a run, take the folder model/ in it",
-        )  # fmt: skip
-    if not any(name.endswith(".safetensors") for name in names):
-        raise UserError(
-            "the model directory has no safetensors", where=str(folder),
-            why="pickled weights can hold code and are not read", fix="save the model as safetensors first",
-        )  # fmt: skip
-    return files

@@ -72,7 +72,7 @@ def test_what_cannot_be_kept(tmp_path, model):
         tmp_path / "none": "no such file",
         tmp_path / "empty.jsonl": "cannot be used",
         tmp_path / "chitchat.jsonl": "belongs to the catalog",
-        tmp_path / "a.pt": "cannot tell the format",
+        tmp_path / "a.pt": "pickled files are not read",
         tmp_path / "home": "no such file",
     }
     for path, words in cases.items():

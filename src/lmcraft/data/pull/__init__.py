@@ -1,0 +1,1 @@
+"""Where models come from: addresses, and one file for each kind of place they are fetched from."""
