@@ -26,9 +26,8 @@ from .core.run import digest
 from .data import dataset, tokens
 from .data.loader import Loader
 from .data.records import parts
-from .generate.language_model import directory_of
+from .generate.language_model import directory_of, weights_of
 from .models import model as models
-from .models import weights
 from .recipe import Recipe
 from .text.chat import ChatTemplate
 from .text.tokenizer import Tokenizer
@@ -61,7 +60,7 @@ def prepare(asked: Recipe, place: Path, stored: dict[str, Any] | None) -> Work:
     tokenizer = _tokenizer(asked, base, place, data)
     template = _template(asked, base, tokenizer)
     model = (
-        weights.load(base)
+        weights_of(base)
         if base
         else models.build(asked.model.model_copy(update={"vocab": asked.model.vocab or tokenizer.size}))
     )

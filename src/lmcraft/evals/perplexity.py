@@ -96,7 +96,7 @@ def run(lm: LanguageModel, records: Sequence[Text | Chat], config: Config) -> Re
     settings = {
         "window": window, "stride": stride, "records": len(documents),
         "scored": "answers" if isinstance(records[0], Chat) else "text",
-        "first_token": "after bos" if lm.tokenizer.bos is not None else "not scored",
+        "first_token": "after bos" if lm.tokenizer.beginning else "not scored",
     }  # fmt: skip
     samples = [
         {"where": d.where, "nll": value, "tokens": count, "bytes": d.size_bytes, "words": d.words}
@@ -129,7 +129,7 @@ def _documents(lm: LanguageModel, records: Sequence[Text | Chat]) -> Iterator[_D
         elif isinstance(record, Text):
             ids = lm.document(record.text)
             size = len(record.text.encode())
-            if tokenizer.bos is None and ids:
+            if not tokenizer.beginning and ids:
                 size -= len(tokenizer.token_bytes(ids[0]))
             yield _Document(ids, [True] * len(ids), size, len(record.text.split()), str(record.where))
         else:

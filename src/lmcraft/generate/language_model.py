@@ -1,6 +1,6 @@
 """A language model ready to use: model, tokenizer, conversation template and Engine, loaded from a path.
 
-A path is a run, a public model directory, or a name in the local store.
+A path is a run, a public model directory, a GGUF file, or a name in the local store.
 
 Legend: T positions, V vocabulary.
 Proved by tests/contract/test_engine.py and tests/cli/test_life.py.
@@ -15,10 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core import gguf
 from ..core.disk import write_json
 from ..core.errors import UserError
 from ..data.store import resolve
 from ..models import weights
+from ..models.gguf.load import load as load_gguf
 from ..text.chat import ChatTemplate
 from ..text.tokenizer import Tokenizer
 from .beam import Beams, search
@@ -36,10 +38,10 @@ class LanguageModel:
 
     @classmethod
     def load(cls, path: str | Path) -> LanguageModel:
-        """Loads a run, a model directory or a name in the store."""
+        """Loads a run, a model directory, a GGUF file or a name in the store."""
         directory = directory_of(path)
         tokenizer = Tokenizer.load(directory)
-        return cls(weights.load(directory), tokenizer, template_of(directory, tokenizer))
+        return cls(weights_of(directory), tokenizer, template_of(directory, tokenizer))
 
     def save(self, directory: Path) -> None:
         """Writes the public layout: config, weights, tokenizer, template, generation settings."""
@@ -94,16 +96,13 @@ class LanguageModel:
 
     def document(self, text: str) -> list[int]:
         """bos and the ids of a text in which nothing is special: how a document begins in pre-training."""
-        return [
-            *([] if self.tokenizer.bos is None else [self.tokenizer.bos]),
-            *self.tokenizer.encode_plain(text),
-        ]
+        return [*self.tokenizer.beginning, *self.tokenizer.encode_plain(text)]
 
     def ids(self, text: str) -> list[int]:
         """bos and the ids of a prompt, or the ids of a source; special tokens may be written in it."""
         if self.model.reads_source:
             return source_ids(self.tokenizer, text)
-        return [*([] if self.tokenizer.bos is None else [self.tokenizer.bos]), *self.tokenizer.encode(text)]
+        return [*self.tokenizer.beginning, *self.tokenizer.encode(text)]
 
     @property
     def start_id(self) -> int:
@@ -139,8 +138,13 @@ def start_id(model: nn.Module, tokenizer: Tokenizer) -> int:
 
 
 def directory_of(path: str | Path) -> Path:
-    """The model directory that a run, a directory or a store name stands for."""
+    """The model directory, or GGUF file, that a run, a directory, a file or a store name stands for."""
     place = resolve(path)
+    if place.is_file():
+        return _model_file(place)
+    alone = sorted(place.glob("*.gguf")) if place.is_dir() and not (place / "config.json").is_file() else []
+    if len(alone) == 1:
+        return alone[0]
     if (place / "config.json").is_file():
         return place
     if (place / "model" / "config.json").is_file():
@@ -154,6 +158,22 @@ def directory_of(path: str | Path) -> Path:
         "there is no model here", where=str(path), why="neither a run nor a directory with config.json",
         fix="`lmcraft runs` and `lmcraft models` list what there is",
     )  # fmt: skip
+
+
+def _model_file(place: Path) -> Path:
+    if gguf.is_gguf(place):
+        return place
+    fix = "name a .gguf file, or the directory that holds config.json and model.safetensors"
+    if gguf.is_pickled(place):
+        raise UserError("this is a pickle, which could run code when it is read", where=str(place), fix=fix)
+    raise UserError(
+        "this file is not a model", where=str(place), why="it does not begin as GGUF files do", fix=fix
+    )
+
+
+def weights_of(place: Path) -> nn.Module:
+    """The model in a directory or a GGUF file, in float32 and evaluation mode."""
+    return load_gguf(place) if place.is_file() else weights.load(place)
 
 
 def template_of(directory: Path, tokenizer: Tokenizer) -> ChatTemplate | None:

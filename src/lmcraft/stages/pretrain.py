@@ -49,7 +49,7 @@ class Pretrain(NextToken):
         self, records: Sequence, tokenizer: Tokenizer, template: ChatTemplate, width: int, counts: Counter
     ) -> Iterator[Document]:
         """bos + text + eos of each record."""
-        before = [] if tokenizer.bos is None else [tokenizer.bos]
+        before = tokenizer.beginning
         after = [] if tokenizer.eos is None else [tokenizer.eos]
         for start in range(0, len(records), CHUNK):
             part = records[start : start + CHUNK]

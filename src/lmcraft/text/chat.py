@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import UserError
+from ..core.gguf import is_gguf
 from .jinja import Template
 from .layout import Layout, Layouts, Plain
 from .special import TURN_ENDS, template_source
@@ -90,7 +91,7 @@ class ChatTemplate:
 
     @classmethod
     def load(cls, name: str | Path, tokenizer: Tokenizer) -> ChatTemplate:
-        """A template by name (chatml, plain), from a file, or from a model directory.
+        """A template by name (chatml, plain), from a file, a model directory or a GGUF file.
 
         Raises:
             UserError: there is none, or it cannot be used.
@@ -99,7 +100,7 @@ class ChatTemplate:
             file = files("lmcraft.text").joinpath("templates", f"{name}.jinja")
             return cls(file.read_text(encoding="utf-8"), tokenizer, str(name))
         place = Path(name)
-        source = template_source(place) if place.is_dir() else _file(place)
+        source = template_source(place) if place.is_dir() or is_gguf(place) else _file(place)
         if source is None:
             near = difflib.get_close_matches(str(name), BUILT_IN, n=1)
             raise UserError(
@@ -114,7 +115,7 @@ class ChatTemplate:
 
     @staticmethod
     def exists(directory: Path) -> bool:
-        """Whether a model directory has a template."""
+        """Whether a model directory or GGUF file has a template."""
         return template_source(directory) is not None
 
     # -- use ---------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@
 2. The end of a turn has no public name. It is a token with a known name that the chat template writes or that
    generation stops at; in newer models it is not the end of the text (`<|eot_id|>`, `<|im_end|>`).
 3. Everything that generation_config.json stops at is a stop id.
+4. Some vocabularies have a BOS that only chat templates write (SmolLM2); `begins` says whether a plain text gets it.
 
 Proved by tests/unit/text/test_tokenizer_public.py.
 """
@@ -18,6 +19,7 @@ from typing import Any
 
 import tokenizers
 
+from ..core import gguf
 from ..core.disk import read_json
 from ..core.errors import UserError
 
@@ -38,7 +40,11 @@ MAX_CONFIG_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Roles:
-    """The texts of the special tokens by their role, and the ids that generation stops at."""
+    """The texts of the special tokens by their role, and the ids that generation stops at.
+
+    Attributes:
+        begins: whether a text that no template renders begins with bos.
+    """
 
     bos: str | None = None
     eos: str | None = None
@@ -46,6 +52,7 @@ class Roles:
     end_of_turn: str | None = None
     unk: str | None = None
     stop_ids: tuple[int, ...] = ()
+    begins: bool = True
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for a digest."""
@@ -89,12 +96,14 @@ def read_roles(directory: Path, library: tokenizers.Tokenizer, added: Sequence[s
     if found["bos"] is None and found["eos"] is None and not config and not mapped:
         return guess_roles(added)
     stops = tuple(i for i in _ids(generation.get("eos_token_id")) if library.id_to_token(i) is not None)
-    end = _end_of_turn(found["eos"], template_source(directory), library, stops)
-    return Roles(**found, end_of_turn=end, stop_ids=stops)
+    end = end_of_turn(found["eos"], template_source(directory), library, stops)
+    return Roles(**found, end_of_turn=end, stop_ids=stops, begins=config.get("add_bos_token") is not False)
 
 
 def template_source(directory: Path) -> str | None:
-    """The chat template of a model directory, if it has one."""
+    """The chat template of a model directory or a GGUF file, if it has one."""
+    if gguf.is_gguf(directory):
+        return gguf.read(directory).text("tokenizer.chat_template", "") or None
     file = directory / "chat_template.jinja"
     if file.is_file():
         return file.read_text(encoding="utf-8", errors="replace")
@@ -105,9 +114,10 @@ def template_source(directory: Path) -> str | None:
     return template if isinstance(template, str) else None
 
 
-def _end_of_turn(
+def end_of_turn(
     eos: str | None, template: str | None, library: tokenizers.Tokenizer, stops: Sequence[int]
 ) -> str | None:
+    """The token that ends a turn: a known one that the template writes or generation stops at."""
     known = [name for name in TURN_ENDS if library.token_to_id(name) is not None]
     if template is not None:
         written = [name for name in known if name in template]

@@ -29,8 +29,10 @@ from typing import Any
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as _Library
 
+from ..core import gguf
 from ..core.disk import write_json, write_text
 from ..core.errors import UserError
+from . import gguf_tokenizer
 from .special import END_OF_DOCUMENT, Roles, guess_roles, read_roles
 
 SPECIALS = (END_OF_DOCUMENT, "<|im_start|>", "<|im_end|>", "<|pad|>")
@@ -141,19 +143,21 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
-        """Reads a directory in the public layout, or a tokenizer.json.
+        """Reads a directory in the public layout, a tokenizer.json, or a GGUF file.
 
         Raises:
             UserError: nothing there, or it is damaged, too large, or of a kind that the library cannot read.
         """
         path = Path(path)
+        if gguf.is_gguf(path):
+            with _library_errors(str(path)):
+                return cls(*gguf_tokenizer.build(gguf.read(path)))
         file = path if path.is_file() else path / "tokenizer.json"
         if not file.is_file():
             raise UserError(
-                "there is no tokenizer here",
-                where=str(file),
+                "there is no tokenizer here", where=str(file),
                 fix="name a model directory that holds tokenizer.json, or train one: lmcraft tokenizer train",
-            )
+            )  # fmt: skip
         if file.stat().st_size > MAX_FILE_BYTES:
             raise UserError(f"the tokenizer file is larger than {MAX_FILE_BYTES >> 20} MB", where=str(file))
         with _library_errors(str(file)):
@@ -177,6 +181,8 @@ class Tokenizer:
             token = getattr(self.roles, role)
             if token is not None:
                 config[f"{role}_token"] = token
+        if not self.roles.begins:
+            config["add_bos_token"] = False
         if self.roles.end_of_turn is not None:
             config["additional_special_tokens"] = [self.roles.end_of_turn]
         write_json(directory / "tokenizer_config.json", config)
@@ -204,6 +210,11 @@ class Tokenizer:
     def specials(self) -> dict[str, int]:
         """The special tokens by their text."""
         return dict(self._specials)
+
+    @property
+    def beginning(self) -> list[int]:
+        """The ids that a text begins with where no template writes them: bos, or nothing."""
+        return [self.bos] if self.bos is not None and self.roles.begins else []
 
     def id(self, token: str | None) -> int | None:
         """The id of a token by its text in the vocabulary."""

@@ -1,0 +1,1 @@
+"""Models out of GGUF files: architectures, quantized tensors, loading."""
