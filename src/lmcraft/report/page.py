@@ -30,7 +30,7 @@ def write(run: Run) -> Path:
         UserError: the disk is full or the directory cannot be written.
     """
     found = facts.read(run)
-    template = _environment().get_template("run.jinja")
+    template = environment().get_template("run.jinja")
     page = template.render(
         facts=found,
         title=story.title(found),
@@ -62,12 +62,13 @@ def write_demo(directory: Path, summary: Mapping[str, Any], stages: Sequence[Run
     Raises:
         UserError: the disk is full or the directory cannot be written.
     """
-    template = _environment().get_template("demo.jinja")
+    template = environment().get_template("demo.jinja")
     page = template.render(demo.story(Path(directory), dict(summary), stages))
     return write_text(Path(directory) / NAME, _encodable(page))
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Finds the templates; escapes all text, refuses unknown names."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
