@@ -18,7 +18,7 @@ LEVELS = {
     "train": 4,
     "stages": 5, "evals": 5, "feedback": 5,
     "export": 6, "report": 6, "recipe": 6,
-    "work": 7,
+    "work": 7, "inspect": 7,
     "api": 8,
     "demo": 9, "studies": 9,
     "serve": 10, "cli": 10, "__init__": 10, "__main__": 11,

@@ -56,12 +56,17 @@ def _row(where: str, pairs: list[list[Any]]) -> Row:
 
 def _token(text: str) -> Markup:
     kind = "t special" if text.startswith("<|") and text.endswith("|>") else "t"
-    box = Markup('<span class="{}">{}</span>').format(kind, Markup("").join(_visible(text)))
+    box = Markup('<span class="{}">{}</span>').format(kind, visible(text))
     return box + Markup("<br>") if "\n" in text else box
 
 
-def _visible(text: str) -> Iterator[Markup]:
-    for character in text or "∅":
+def visible(text: str) -> Markup:
+    """A token's text as markup: escaped, with blanks and control characters made visible."""
+    return Markup("").join(_characters(text or "∅"))
+
+
+def _characters(text: str) -> Iterator[Markup]:
+    for character in text:
         if character == " ":
             yield Markup('<i class="space"> </i>')
         elif character == "\n":
