@@ -17,6 +17,12 @@ PRESETS: dict[str, dict[str, dict[str, int]]] = {
         "small": {"layers": 6, "width": 384, "heads": 6},
         "base": {"layers": 12, "width": 768, "heads": 12},
     },
+    "encoder": {
+        "nano": {"layers": 2, "width": 64, "heads": 2},
+        "tiny": {"layers": 4, "width": 256, "heads": 4},
+        "small": {"layers": 6, "width": 384, "heads": 6},
+        "base": {"layers": 12, "width": 768, "heads": 12},
+    },
     "encdec": {
         "nano": {"layers": 2, "width": 64, "heads": 2},
         "tiny": {"layers": 2, "width": 256, "heads": 4},
