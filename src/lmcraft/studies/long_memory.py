@@ -50,9 +50,9 @@ class Config(Settings):
     steps: int = Field(1500, gt=0, description="training steps of each model")
     batch_size: int = Field(64, gt=0)
     lr: float = Field(3e-3, gt=0)
-    rnn_width: int = Field(128, gt=0)
-    lstm_width: int = Field(64, gt=0)
-    attention_width: int = Field(40, gt=0, description="two layers of four heads")
+    rnn_width: int = Field(120, gt=0)
+    lstm_width: int = Field(62, gt=0)
+    attention_width: int = Field(36, gt=0, description="two layers of four heads")
     measured_rows: int = Field(256, gt=0, description="sequences for each distance of the recall curve")
     gradient_rows: int = Field(32, gt=0, description="sequences for each distance of the gradient curve")
 
@@ -92,7 +92,7 @@ def run(config: Config) -> Finding:
         limits=[
             "One seed and one learning rate. With more steps, or a curriculum, an Elman network reaches farther, and "
             "the distance at which it gives up moves; that there is such a distance does not.",
-            "One symbol is far less than a text: how much a state holds is another question than how long it does.",
+            "One symbol is far less than a text: how much a state can hold is another question than how long.",
         ],
     )  # fmt: skip
 

