@@ -33,7 +33,9 @@ _ZEHNER = "zwanzig dreißig vierzig fünfzig sechzig siebzig achtzig neunzig".sp
 _Piece = tuple[str, str]
 
 
-def pairs(n: int, seed: int = 0, below: int = 10**6, joined: int = 1, held_out: bool | None = None) -> list[Parallel]:
+def pairs(
+    n: int, seed: int = 0, below: int = 10**6, joined: int = 1, held_out: bool | None = None
+) -> list[Parallel]:
     """n English lines of one to `joined` numbers, each smaller than `below`, and their translations into German.
 
     Args:
@@ -46,7 +48,9 @@ def pairs(n: int, seed: int = 0, below: int = 10**6, joined: int = 1, held_out: 
     ]
 
 
-def rows(n: int, seed: int, below: int, joined: int, held_out: bool | None = None) -> Iterator[tuple[int, ...]]:
+def rows(
+    n: int, seed: int, below: int, joined: int, held_out: bool | None = None
+) -> Iterator[tuple[int, ...]]:
     """The numbers of n lines; numbers of each length in digits are about as frequent, and so are lines of each length."""
     draw = random.Random(f"number words {seed}")
     for _ in range(n):

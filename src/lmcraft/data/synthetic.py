@@ -73,5 +73,6 @@ def _rows(name: str, n: int, seed: int, longest: int) -> list[tuple[list[str], W
     draw = random.Random(f"{name} {seed}")
     where = f"(synthetic {name}, seed {seed})"
     return [
-        (draw.choices(_LETTERS, k=draw.randint(1, longest)), Where(where, number)) for number in range(1, n + 1)
+        (draw.choices(_LETTERS, k=draw.randint(1, longest)), Where(where, number))
+        for number in range(1, n + 1)
     ]

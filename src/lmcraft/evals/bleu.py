@@ -115,7 +115,9 @@ def groups(sources: Sequence[str], lengths: Sequence[int]) -> dict[str, list[int
     """
     edges = list(lengths)
     if edges != sorted(set(edges)) or any(edge < 1 for edge in edges):
-        raise UserError("the lengths must rise", where=f"lengths={edges}", fix="for example lengths=[15,30,45]")
+        raise UserError(
+            "the lengths must rise", where=f"lengths={edges}", fix="for example lengths=[15,30,45]"
+        )
     if not edges:
         return {}
     names = [f"{low + 1} to {high} words" for low, high in zip([0, *edges], edges, strict=False)]

@@ -72,10 +72,18 @@ def fit(lm: LanguageModel, lesson: Lesson, config: loop.Config, seed: int, label
         place = Path(folder)
         documents = stage.documents(lesson.records, lm.tokenizer, lm.template, lesson.width, Counter())
         shard = tokens.write(place / "tokens", documents, lm.tokenizer.size, {}, Counter())
-        loader = Loader(shard, lesson.width, config.batch_size, seed, module.PACK, finish=getattr(stage, "finish", None))
+        loader = Loader(
+            shard, lesson.width, config.batch_size, seed, module.PACK, finish=getattr(stage, "finish", None)
+        )
         steps = config.steps or max(1, round(config.epochs * len(loader.rows) / config.batch_size))
         complete = config.model_copy(
-            update={"steps": steps, "lr": config.lr or module.LR, "precision": "fp32", "save_every": steps, "keep": 1}
+            update={
+                "steps": steps,
+                "lr": config.lr or module.LR,
+                "precision": "fp32",
+                "save_every": steps,
+                "keep": 1,
+            }
         )
         yield from followed(lm.model, stage, loader, complete, place / "checkpoints", label)
 
