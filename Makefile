@@ -25,14 +25,17 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python docs/make_map.py --check
+	$(BIN)/python docs/make_settings.py --check
 
 fix: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/python docs/make_map.py
+	$(BIN)/python docs/make_settings.py
 
 docs: $(READY)
 	$(BIN)/python docs/make_map.py
+	$(BIN)/python docs/make_settings.py
 
 # The second benchmark measures the demo's models, so it runs the demo first (or finds it finished).
 bench: $(READY) demo
@@ -49,7 +52,7 @@ $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || \
 		{ rm -rf .venv; echo "the venv module is missing; on Debian: apt-get install python3-venv"; exit 1; }
 	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[data,dev]"
+	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[data,eval,words,dev]"
 	@touch $@
 
 # Programs that some tests use. As root (containers, CI) they are installed; otherwise those tests skip themselves.

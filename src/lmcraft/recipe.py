@@ -59,7 +59,7 @@ class Recipe(Strict):
     train: loop.Config = loop.Config()
     sample: SampleConfig = SampleConfig()
     out: str | None = Field(None, description="directory of the run; default: runs/<stage>-<number>")
-    seed: int = Field(0, ge=0, lt=2**63)
+    seed: int = Field(0, ge=0, lt=2**63, description="of everything random")
 
 
 def read(source: str | Path | None, overrides: Sequence[str] = ()) -> Recipe:

@@ -168,16 +168,15 @@ def _precision(asked: Recipe, stored: dict[str, Any] | None, where: torch.device
 
 
 def _preview(loader: Loader, tokenizer: Tokenizer) -> list[dict[str, Any]]:
-    """The first rows as the model will see them: each token's text and whether it is a target."""
+    """The first rows as the model will see them, a source first: each token's text and whether it is a target."""
     shown = []
     for row in range(min(2, len(loader.rows))):
         piece = loader.rows[row][0]
         first = int(loader.tokens.offsets[piece.document])
         ids = loader.tokens.ids[first + piece.start : first + piece.stop + 1].tolist()
         trained = loader.tokens.trained[first + piece.start : first + piece.stop + 1].tolist()
-        pieces = [
-            [tokenizer.decode([i], skip_special=False), t]
-            for i, t in zip(ids[:400], trained[:400], strict=True)
-        ]
+        source = loader.tokens.source(piece.document).tolist()
+        shown_ids = zip([*source, *ids], [False] * len(source) + trained, strict=True)
+        pieces = [[tokenizer.decode([i], skip_special=False), t] for i, t in [*shown_ids][:400]]
         shown.append({"where": loader.tokens.where(piece.document), "tokens": pieces})
     return shown

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import pydantic
 import pytest
 
 from lmcraft.cli import main
@@ -18,7 +19,14 @@ from lmcraft.core import config, find
 
 ROOT = Path(__file__).resolve().parents[2]
 # A page may use what the pages before it made, as a reader would who goes through them in this order.
-PAGES = ("README.md", "docs/index.md", "docs/training.md", "docs/generating.md", "docs/evaluating.md")
+PAGES = (
+    "README.md",
+    "docs/index.md",
+    "docs/training.md",
+    "docs/generating.md",
+    "docs/evaluating.md",
+    "docs/translating.md",
+)
 EXAMPLES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "examples").glob("*.yaml"))
 NANO = ["model.context=128", "tokenizer.vocab=300"]
 FEW = ["train.steps=2", "train.batch_size=4", "data.context=128", "sample.max_new_tokens=8"]
@@ -36,6 +44,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     turn = '{{"role": "{}", "content": "{} cats{}"}}'
     rows = (f"{turn.format('user', i, '?')}, {turn.format('assistant', i, '!')}" for i in range(60))
     (place / "chats.jsonl").write_text("".join(f'{{"messages": [{row}]}}\n' for row in rows))
+    words = [(str(n), f"{n} {n}") for n in range(60)]
+    pairs = [json.dumps({"source": s, "target": t}) for s, t in words]
+    (place / "pairs.jsonl").write_text("\n".join(pairs))
+    (place / "languages.jsonl").write_text(
+        "\n".join(json.dumps({"en": s, "de": t, "fr": s}) for s, t in words)
+    )
     shutil.copytree(ROOT / "examples", place / "examples")
     return place
 
@@ -108,56 +122,16 @@ def test_links_lead_somewhere() -> None:
             assert known, f"{page}: {link}"
 
 
-def fields(model: type[pydantic.BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The dotted names of all settings and their defaults."""
-    for name, field in model.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, pydantic.BaseModel):
-            yield from fields(inner, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", None if field.is_required() else field.default
-
-
-def documented() -> list[dict[str, str]]:
-    """The tables of settings of docs/training.md, each as {name: default}."""
-    found: list[dict[str, str]] = []
-    for line in (ROOT / "docs" / "training.md").read_text(encoding="utf-8").splitlines():
-        if line.startswith("| setting | default |"):
-            found.append({})
-        elif found and (row := re.match(r"\| `([a-z_.]+)` \| (.*?) \|", line)):
-            found[-1][row[1]] = row[2]
-    return found
-
-
 def test_every_setting_is_documented_with_its_default() -> None:
     """If this failed, a setting would be unknown to its users, or documented with another default than it has."""
-    from lmcraft.recipe import Recipe
-
-    def said(pairs: Iterator[tuple[str, Any]]) -> dict[str, str]:
-        shown = {}
-        for name, default in pairs:
-            text = str(list(default) if isinstance(default, tuple) else default)
-            shown[name] = "–" if default is None else text.lower() if isinstance(default, bool) else text
-        return shown
-
-    general, sft, decoder, rnn = documented()
-    assert general.pop("stage.kind") == "–"
-    expected = said(fields(Recipe))
-    assert general == {name: default for name, default in expected.items() if name not in ("stage", "model")}
-    for table, folder, kind, prefix in (
-        (sft, "stages", "sft", "stage."), (decoder, "models", "decoder", "model."), (rnn, "models", "rnn", "model.")
-    ):  # fmt: skip
-        expected = said(fields(find.module(folder, kind).Config, prefix))
-        kinds = {f"{prefix}kind": expected[f"{prefix}kind"]}
-        assert {**kinds, **table} == expected
-
-
-def test_rates_named_in_the_page_are_those_of_the_stages() -> None:
-    """If this failed, the page would name learning rates that nobody uses."""
-    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
-    for stage in find.names("stages"):
-        number = float(re.search(rf"([0-9e.-]+) for `{stage}`", page)[1])
-        assert number == find.module("stages", stage).LR
+    command = [sys.executable, str(ROOT / "docs" / "make_settings.py"), "--check"]
+    assert subprocess.run(command).returncode == 0
+    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    for folder, title in (("stages", "stage"), ("models", "model")):
+        for name in find.names(folder):
+            assert f"### `{title}.kind={name}`" in page
+            for setting in find.module(folder, name).Config.model_fields:
+                assert setting == "kind" or f"`{title}.{setting}" in page
 
 
 def test_options_named_in_the_page_are_those_of_the_commands(capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,8 +67,8 @@ class Loader:
         trains = [any(self._targets(p).any() for p in row) for row in rows]
         self.rows = [row for row, any_target in zip(rows, trains, strict=True) if any_target]
         self.read = 0
-        self.fill = self._fill(rows)
         self._orders: dict[int, np.ndarray] = {}
+        self.fill = self._fill(rows)
 
     def _targets(self, piece: Piece) -> np.ndarray:
         start = self.tokens.offsets[piece.document] + (not self.labelled)
@@ -82,10 +82,22 @@ class Loader:
             rows=len(self.rows),
             tokens=inputs,
             targets=targets,
-            padding=len(self.rows) * self.width - inputs,
+            padding=sum(len(part) * self._width(part) for part in self._batches()) - inputs,
             cut_documents=int((self.tokens.lengths - (not self.labelled) > self.width).sum()),
             rows_without_target=len(packed) - len(self.rows),
         )
+
+    def _batches(self) -> list[list[int]]:
+        """The rows of the first epoch's batches."""
+        order = [*range(len(self.rows))] if self.pack else self._order(0).tolist()
+        return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+
+    def _width(self, rows: list[int]) -> int:
+        """How many positions a batch of these rows has."""
+        if self.pack:
+            return self.width
+        longest = max(sum(p.stop - p.start for p in self.rows[row]) for row in rows)
+        return min(self.width, -(-longest // WIDTH_STEP) * WIDTH_STEP)
 
     @property
     def epoch(self) -> float:
@@ -129,10 +141,7 @@ class Loader:
 
     def batch(self, rows: list[int], seeds: Sequence[int] | None = None) -> Batch:
         """The rows with these numbers as one batch; `seeds` (default: the numbers) are for `finish`."""
-        width = self.width
-        if not self.pack:
-            longest = max(sum(p.stop - p.start for p in self.rows[row]) for row in rows)
-            width = min(width, -(-longest // WIDTH_STEP) * WIDTH_STEP)
+        width = self._width(rows)
         tokens_BT = np.zeros((len(rows), width), dtype=np.int64)
         targets_BT = np.full((len(rows), width), IGNORE, dtype=np.int64)
         segments_BT = np.zeros((len(rows), width), dtype=np.int64)

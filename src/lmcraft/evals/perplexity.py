@@ -67,7 +67,16 @@ class _Window:
 
 @torch.inference_mode()
 def run(lm: LanguageModel, records: Sequence[Text | Chat], config: Config) -> Result:
-    """Perplexity over all records; one sample a record."""
+    """Perplexity over all records; one sample a record.
+
+    Raises:
+        UserError: the model does not continue text, or the settings or records do not fit it.
+    """
+    if lm.model.reads_source or not lm.model.generates:
+        raise UserError(
+            "perplexity is of models that continue text", where=f"model.kind={lm.config.kind}",
+            fix="for translations measure `bleu`, for an encoder its task",
+        )  # fmt: skip
     window = config.window or min(1024, lm.model.max_length or 1024)
     if lm.model.max_length is not None and window > lm.model.max_length:
         raise UserError(

@@ -28,9 +28,9 @@ class Config(Strict):
 
     kind: Literal["adamw", "muon"] = "muon"
     matrix_lr_scale: float = Field(8.0, gt=0, description="Muon's learning rate as a multiple of lr")
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.1, ge=0)
+    betas: tuple[float, float] = Field((0.9, 0.95), description="of AdamW")
+    eps: float = Field(1e-8, gt=0, description="of AdamW")
+    weight_decay: float = Field(0.1, ge=0, description="of matrices other than embeddings")
     momentum: float = Field(0.95, ge=0, lt=1, description="of Muon")
     schedule: Literal["cosine", "linear", "trapezoid", "constant", "inverse_sqrt"] = "trapezoid"
     warmup: float = Field(0.02, ge=0, le=1, description="share of the steps")
