@@ -15,7 +15,7 @@
 4. Source and target share one vocabulary, and with `shared` one embedding.
 
 Legend: B rows, N documents, T target positions, S source positions, D width, E width of the source's vectors.
-Proved by tests/parity/test_seq2seq.py and tests/contract/test_models.py.
+Proved by tests/parity/test_seq2seq.py, tests/unit/models/test_seq2seq.py and tests/contract/test_models.py.
 """
 
 from __future__ import annotations
