@@ -56,7 +56,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 # Programs that some tests use. As root (containers, CI) they are installed; otherwise those tests skip themselves.
-SYSTEM := strace
+SYSTEM := strace docker-registry
 system:
 	@for program in $(SYSTEM); do \
 		command -v $$program > /dev/null && continue; \

@@ -1,6 +1,6 @@
 """Give a model or data of the local store a second name; no bytes are copied.
 
-Proved by tests/cli/test_store_verbs.py.
+Proved by tests/pull/test_verbs.py.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from ..core.disk import digest
 from ..core.errors import UserError
 from ..core.log import say
 from ..data import catalog, store
+from ..data.pull import web
 from .output import emit, table
 
 
@@ -34,6 +35,7 @@ def command(
             for entry in catalog.ENTRIES.values()
             if not store.has(entry.name)
         ],
+        "unfinished": [{"file": file.name, "bytes": file.stat().st_size} for file in web.unfinished()],
     }
     if wrong:
         raise UserError(
@@ -60,4 +62,8 @@ def _text(result: dict[str, Any]) -> str:
         [one["name"], one["kind"], f"lmcraft pull {one['name']}", one["licence"], one["what"]]
         for one in result["catalog"]
     ]
-    return table(["name", "kind", "size", "licence", "what"], rows)
+    text = table(["name", "kind", "size", "licence", "what"], rows)
+    if left := result["unfinished"]:
+        size = sum(one["bytes"] for one in left) / 1e6
+        text += f"\n\n{len(left)} unfinished downloads ({size:.1f} MB): pull again to go on, or `lmcraft rm --unfinished`"
+    return text

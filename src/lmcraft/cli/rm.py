@@ -1,6 +1,6 @@
 """Remove models and data from the local store; what other entries share stays.
 
-Proved by tests/cli/test_store_verbs.py.
+Proved by tests/pull/test_verbs.py.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ An address comes from a person, and people paste. So each part is matched whole 
 name may have; what is left over is refused here, before any connection is made or any path is built: `..`, absolute
 paths, NUL, control characters, other separators, percent signs, names without end.
 
-Proved by tests/unit/data/test_address.py.
+Proved by tests/pull/test_names.py.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@
 4. Large files have their SHA-256 in the listing, small ones the SHA-1 that git gives them; each is compared.
 5. No telemetry: the library is told so before it is imported, and it makes no request of its own.
 
-Proved by tests/unit/data/test_hub.py and tests/cli/test_pull_hub.py.
+Proved by tests/pull/test_hub.py.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ https://github.com/opencontainers/distribution-spec
 4. The registry is LMCRAFT_OLLAMA_REGISTRY, or registry.ollama.ai; an address can name another. Plain http is
    spoken with this machine only.
 
-Proved by tests/unit/data/test_ollama.py and tests/cli/test_pull_registry.py.
+Proved by tests/pull/test_ollama.py and tests/pull/test_registry.py.
 """
 
 from __future__ import annotations

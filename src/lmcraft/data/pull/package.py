@@ -5,7 +5,7 @@
 2. A model is one .gguf file, or one folder with config.json and safetensors. Anything else is an error that lists
    what there is.
 
-Proved by tests/unit/data/test_package.py and tests/cli/test_pull.py.
+Proved by tests/pull/test_package.py.
 """
 
 from __future__ import annotations

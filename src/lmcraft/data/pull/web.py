@@ -8,7 +8,7 @@
 4. Everything that a network can do wrong becomes a UserError. Proxies and certificates are those of the environment
    (`HTTPS_PROXY`, `NO_PROXY`, `SSL_CERT_FILE`), as urllib reads them.
 
-Proved by tests/unit/data/test_web.py.
+Proved by tests/pull/test_web.py.
 """
 
 from __future__ import annotations
