@@ -103,8 +103,12 @@ def test_a_model(hub_of, told, tmp_path):
     assert (facts["name"], facts["licence"], facts["was_there"]) == ("thing", "apache-2.0", False)
     assert facts["source"] == f"hf:some/thing (commit {COMMIT})"
     folder = store.resolve("thing")
-    allowed = sorted(name for name in FILES if not name.endswith((".bin", ".py", ".onnx", "escape.safetensors")))
-    found = {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    allowed = sorted(
+        name for name in FILES if not name.endswith((".bin", ".py", ".onnx", "escape.safetensors"))
+    )
+    found = {
+        file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()
+    }
     assert found == {name: FILES[name] for name in allowed}
     assert made.fetched() == allowed
     assert list(web.folder().iterdir()) == [] and not list(tmp_path.rglob("*escape*"))
@@ -167,7 +171,10 @@ def test_a_changed_file(hub_of, told):
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({"config.json": b"{}", "pytorch_model.bin": b"p"}, "pytorch_model.bin: pickled weights can hold code"),
+        (
+            {"config.json": b"{}", "pytorch_model.bin": b"p"},
+            "pytorch_model.bin: pickled weights can hold code",
+        ),
         ({"config.json": b"{}"}, "no safetensors"),
         ({"model.safetensors": b"x"}, "not a model directory"),
         ({}, "it holds nothing"),
@@ -188,7 +195,9 @@ def test_gguf_files(hub_of, told):
     told("pull", "hf:some/thing", "--file", "a-Q4.gguf")
     assert store.resolve("thing").name == "a-Q4.gguf" and store.resolve("thing").read_bytes() == b"GGUFa"
     assert made.fetched() == ["a-Q4.gguf"]
-    assert "its .gguf files: a-Q4.gguf, b.gguf" in told("pull", "hf:some/thing", "--file", "c", "--again", code=2)
+    assert "its .gguf files: a-Q4.gguf, b.gguf" in told(
+        "pull", "hf:some/thing", "--file", "c", "--again", code=2
+    )
     made.files = {"only.gguf": b"GGUF!"}
     told("pull", "hf:some/thing", "--again")
     assert store.resolve("thing").read_bytes() == b"GGUF!"
@@ -251,7 +260,12 @@ def test_licences():
 
 def test_weights_that_are_there_twice():
     """A failure would mean that twice the bytes are fetched, of which one half is in another layout."""
-    names = ["config.json", "consolidated.safetensors", "model-00001-of-00001.safetensors", "model.safetensors.index.json"]
+    names = [
+        "config.json",
+        "consolidated.safetensors",
+        "model-00001-of-00001.safetensors",
+        "model.safetensors.index.json",
+    ]
     assert hub.chosen(names, None, "x")[0] == [name for name in names if name != "consolidated.safetensors"]
     with pytest.raises(UserError):
         hub.chosen(["a.gguf"], "../a.gguf", "x")

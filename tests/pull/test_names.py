@@ -27,19 +27,22 @@ READ = {
     "ollama:box/me/it": (Registry("box", "me", "it", "latest"), "it-latest"),
 }
 BITS = [
-    "..", "/", "\\", "\0", "%2e%2e", "%00", "~", "C:", "\\\\server\\share", "sha256-../", "sha256:", "@", "==", ":", "-",
-    "--", "\n", "\r", "\x1b[2J", "\u202e", "\u2044", "\ud800", " ", "", "a", "A", "x" * 300, "file://", "http://", "?q=1",
-    "#", ";rm -rf", "$(id)", "`id`", "|", "*", "é", "０", ".git", "con", "nul", "pypi", "hf", "ollama", "localhost", "1.2",
-    "user:pass@host", "[::1]", "99999", "0", "--index-url=http://x", "-r", "{", "\x7f", "\t",
+    "..", "/", "\\", "\0", "%2e%2e", "%00", "~", "C:", "\\\\server\\share", "sha256-../", "sha256:", "@", "==", ":",
+    "-", "--", "\n", "\r", "\x1b[2J", "\u202e", "\u2044", "\ud800", " ", "", "a", "A", "x" * 300, "file://", "http://",
+    "?q=1", "#", ";rm -rf", "$(id)", "`id`", "|", "*", "é", "０", ".git", "con", "nul", "pypi", "hf", "ollama", "localhost",
+    "1.2", "user:pass@host", "[::1]", "99999", "0", "--index-url=http://x", "-r", "{", "\x7f", "\t",
 ]  # fmt: skip
 HOSTILE = [
     "../../etc/passwd", "/etc/passwd", "a\0b", "x" * 300, "hf:../../x", "hf:a/..", "hf:/etc/passwd", "hf:a/b/c", "hf:",
     "hf:a\0/b", "hf:a/b@../../x", "hf:a/b@", "hf:a/b@-x", "hf:a%2fb/c", "hf:a/" + "b" * 300, "hf:a\\b", "hf:a/b\x1b[2J",
     "hf:a--b/c", "hf:https://example.org/x", "hf:\u202egpt", "ollama:", "ollama:..", "ollama:a/../b", "ollama:a:..",
-    "ollama:a:b:c", "ollama:a/b/c/d", "ollama:a b", "ollama:a:" + "t" * 300, "ollama:host:99999/a/b", "ollama:host:0/a/b",
+    "ollama:a:b:c", "ollama:a/b/c/d", "ollama:a b", "ollama:a:" + "t" * 300, "ollama:host:99999/a/b",
+    "ollama:host:0/a/b",
     "ollama:user:pass@host/a/b", "ollama:http://host/a", "ollama:a:\n", "ollama:a@sha256:0", "pypi:x", "pypi:==1",
-    "pypi:x==", "pypi:x>=1", "pypi:x==1 --index-url=http://y", "pypi:x==1;y", "pypi:../x==1", "pypi:-r==1", "pypi:x==1\n-r y",
-    "pypi:x[extra]==1", "pypi:x==*", "pypi:x @ file:///etc/passwd==1", "pypi:x==1/../..", "", ".", "..", "~nobody-at-all",
+    "pypi:x==", "pypi:x>=1", "pypi:x==1 --index-url=http://y", "pypi:x==1;y", "pypi:../x==1", "pypi:-r==1",
+    "pypi:x==1\n-r y",
+    "pypi:x[extra]==1", "pypi:x==*", "pypi:x @ file:///etc/passwd==1", "pypi:x==1/../..", "", ".", "..",
+    "~nobody-at-all",
     "blobs", "-", " ", "\udcff", "con:", "C:\\x", "nosuchmodel",
 ]  # fmt: skip
 
@@ -66,10 +69,14 @@ def test_hostile_names(told, tmp_path, text):
     message = told(*arguments, code=2)
     assert "error:" in message and len(message) < 2000
     assert not re.search("[\0\x1b\u202e\ud800-\udfff]", message)
-    assert [place for place in sorted(tmp_path.rglob("*")) if place not in before and "here" not in place.parts] == []
+    assert [
+        place for place in sorted(tmp_path.rglob("*")) if place not in before and "here" not in place.parts
+    ] == []
 
 
-@pytest.mark.parametrize("name", ["../x", "/x", "a\0b", "x" * 300, "A", "blobs", ".x", "a/b", "\x1b", "chitchat", "-x", ""])
+@pytest.mark.parametrize(
+    "name", ["../x", "/x", "a\0b", "x" * 300, "A", "blobs", ".x", "a/b", "\x1b", "chitchat", "-x", ""]
+)
 def test_hostile_names_of_ones_own(told, tmp_path, name):
     """A failure would mean that --name, cp or rm reach outside the store, or over a name of the catalog."""
     (tmp_path / "here" / "mine.jsonl").write_text('{"text": "a"}\n')
@@ -78,7 +85,9 @@ def test_hostile_names_of_ones_own(told, tmp_path, name):
     assert "error:" in told("pull", "mine.jsonl", f"--name={name}", code=2) or not name
     for arguments in (("cp", "--", "mine", name), ("cp", "--", name, "other"), ("rm", "--", name)):
         assert "error:" in told(*arguments, code=2)
-    assert [place for place in sorted(tmp_path.rglob("*")) if place not in before and place.suffix != ".lock"] == []
+    assert [
+        place for place in sorted(tmp_path.rglob("*")) if place not in before and place.suffix != ".lock"
+    ] == []
 
 
 def checked(text):
@@ -131,8 +140,15 @@ def test_every_pair_of_hostile_bits():
 @given(PIECES, PIECES)
 def test_no_file_of_a_directory_is_a_way_out(first, second):
     """A failure would mean that a file list from a server or package names a place outside the model directory."""
-    for name in (first + second, f"{first}/{second}", first + second + ".safetensors", f"{first}config.json{second}"):
+    for name in (
+        first + second,
+        f"{first}/{second}",
+        first + second + ".safetensors",
+        f"{first}config.json{second}",
+    ):
         if modelfiles.allowed(name):
-            assert re.fullmatch(r"(1_Pooling/)?[A-Za-z0-9][A-Za-z0-9._-]*", name) and not modelfiles.is_pickle(name)
+            assert re.fullmatch(
+                r"(1_Pooling/)?[A-Za-z0-9][A-Za-z0-9._-]*", name
+            ) and not modelfiles.is_pickle(name)
         assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*\.gguf", gguffile.stored_name(name))
         assert store.path(store_name(name))

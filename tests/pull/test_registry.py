@@ -62,7 +62,9 @@ def push(host, name, tag, layers):
 
 def blob(host, name, content):
     digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-    place = ask("POST", f"http://{host}/v2/{name}/blobs/uploads/", b"", "application/octet-stream")["Location"]
+    place = ask("POST", f"http://{host}/v2/{name}/blobs/uploads/", b"", "application/octet-stream")[
+        "Location"
+    ]
     ask("PUT", f"{place}{'&' if '?' in place else '?'}digest={digest}", content, "application/octet-stream")
     return {"digest": digest, "size": len(content)}
 

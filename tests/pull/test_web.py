@@ -91,7 +91,9 @@ def test_a_server_that_has_less(served, ranged):
     """A failure would mean that a part which fits nothing blocks the download for ever."""
     server = served(lambda path, headers: ranged(CONTENT, headers))
     server.cuts = [100_000]
-    server.answer = lambda path, headers: ranged(CONTENT[:50], headers) if "Range" in headers else (200, {}, CONTENT)
+    server.answer = lambda path, headers: (
+        ranged(CONTENT[:50], headers) if "Range" in headers else (200, {}, CONTENT)
+    )
     with pytest.raises(UserError, match="416"):
         web.download(wanted(server), nothing)
     server.answer = lambda path, headers: ranged(CONTENT, headers)
@@ -172,13 +174,19 @@ def test_what_a_network_can_do(served):
     with pytest.raises(UserError, match=r"cannot reach 127\.0\.0\.1"):
         web.download(wanted(server), nothing)
     for url in ("http://example.org/x", "ftp://127.0.0.1/x", "file:///etc/passwd", "x", "http://[x/", ""):
-        with pytest.raises(UserError, match="over https|address of a server"):
+        with pytest.raises(UserError, match=r"over https|address of a server"):
             web.document(url, {}, 10, nothing)
 
 
 def test_documents(served):
     """A failure would mean that an endless or senseless answer fills the memory or ends in a traceback."""
-    bodies = {"/good": b'{"a": 1}', "/long": b" " * 101, "/odd": b"<html>", "/bytes": b"\xff\xfe", "/deep": b"[" * 100}
+    bodies = {
+        "/good": b'{"a": 1}',
+        "/long": b" " * 101,
+        "/odd": b"<html>",
+        "/bytes": b"\xff\xfe",
+        "/deep": b"[" * 100,
+    }
     server = served(lambda path, headers: (200, {}, bodies[path]))
     assert web.document(f"{server.url}/good", {}, 100, nothing) == {"a": 1}
     with pytest.raises(UserError, match="too long"):

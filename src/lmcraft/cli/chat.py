@@ -12,6 +12,7 @@ import typer
 
 from ..core.errors import UserError
 from ..core.log import say
+from . import abilities
 from . import settings as s
 from .output import emit
 
@@ -40,7 +41,7 @@ def command(
     seed: s.Seed = 0,
     as_json: s.AsJson = False,
 ) -> None:
-    """Talk to a model: `lmcraft chat runs/demo/sft`.
+    """Talk to a model that was tuned to chat: `lmcraft chat runs/demo/sft`, or `lmcraft chat smollm2` after a pull.
 
     In the conversation: /new begins again, /exit (or Ctrl-D) leaves, Ctrl-C stops an answer.
     """
@@ -51,8 +52,11 @@ def command(
     from .. import api
 
     lm = api.load(model)
+    abilities.require_conversation(lm, model)  # refused before anybody types
     start: Messages = [] if system is None else [{"role": "system", "content": system}]
-    lm.prompt([*start, {"role": "user", "content": "?"}])  # a base model is refused before anybody types
+    lm.prompt(
+        [*start, {"role": "user", "content": "?"}]
+    )  # so is a system message that the template does not take
     if message is None and not as_json:
         _converse(lm, start, sampling)
         return

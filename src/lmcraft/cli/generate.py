@@ -1,4 +1,4 @@
-"""Generate: continue raw text with any model.
+"""Generate: continue raw text with a base model; a chat model works too, without its template.
 
 Proved by tests/cli/test_life.py.
 """
@@ -12,6 +12,7 @@ import typer
 
 from ..core.errors import UserError
 from ..core.log import say
+from . import abilities
 from . import settings as s
 from .output import emit
 
@@ -34,7 +35,9 @@ def command(
 ) -> None:
     """Continue a text: `lmcraft generate runs/book "It was"`.
 
-    The text goes to the model as it is, without a conversation template: what a base model is for.
+    The text goes to the model as it is, without a conversation template: what a base model is for. A model that was
+    tuned to chat continues it too, but answers better when `lmcraft chat` asks. The model can be pulled first:
+    `lmcraft pull gemma3-270m`, then `lmcraft generate gemma3-270m "It was"`.
     """
     text = s.text(prompt)
     shared = {
@@ -45,6 +48,7 @@ def command(
     from .. import api
 
     lm = api.load(model)
+    abilities.require_text(lm, model)
     if lm.template is not None:
         say(
             "note: this model was tuned to chat; `lmcraft chat` asks it with its template, this continues raw text"

@@ -65,5 +65,7 @@ def _text(result: dict[str, Any]) -> str:
     text = table(["name", "kind", "size", "licence", "what"], rows)
     if left := result["unfinished"]:
         size = sum(one["bytes"] for one in left) / 1e6
-        text += f"\n\n{len(left)} unfinished downloads ({size:.1f} MB): pull again to go on, or `lmcraft rm --unfinished`"
+        text += (
+            f"\n\n{len(left)} unfinished downloads ({size:.1f} MB): pull again, or `lmcraft rm --unfinished`"
+        )
     return text

@@ -47,7 +47,9 @@ def test_damage_does_not_spread(home):
 
 def test_only_what_nobody_needs_goes(home):
     """A failure would mean that the bytes of an entry are removed, or those of a removed one stay."""
-    linked, named, free = (blobs.keep(file(home, name, name.encode())) for name in ("linked", "named", "free"))
+    linked, named, free = (
+        blobs.keep(file(home, name, name.encode())) for name in ("linked", "named", "free")
+    )
     (home / "named").unlink()
     (home / "free").unlink()
     (blobs.folder() / "notes.txt").write_text("not ours")
@@ -70,7 +72,9 @@ def test_a_disk_without_hard_links(home, monkeypatch):
     assert (home / "b").read_bytes() == b"alone" and not kept.samefile(home / "b")
 
 
-@pytest.mark.parametrize("text", ["", "../x", "A" * 64, "a" * 63, "a" * 65, "a" * 63 + "\n", "sha256:" + "a" * 57])
+@pytest.mark.parametrize(
+    "text", ["", "../x", "A" * 64, "a" * 63, "a" * 65, "a" * 63 + "\n", "sha256:" + "a" * 57]
+)
 def test_only_digests_become_paths(text):
     """A failure would mean that a digest from a server names a file of its choice."""
     with pytest.raises(ValueError, match="not a SHA-256"):

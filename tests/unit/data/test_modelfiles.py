@@ -13,9 +13,9 @@ KEPT = (
     "model-00001-of-00002.safetensors model.safetensors.index.json 1_Pooling/config.json README.md LICENSE LICENCE.txt"
 ).split()
 LEFT = (
-    "pytorch_model.bin model.pt model.ckpt tokenizer.pkl tokenizer.py modeling_x.py optimizer.npz LICENSE.py README.exe "
-    "2_Dense/config.json onnx/model.onnx ../config.json /config.json a/model.safetensors .safetensors training_args.bin "
-    "flax_model.msgpack tf_model.h5 model.safetensors.py handler.py config.json\n"
+    "pytorch_model.bin model.pt model.ckpt tokenizer.pkl tokenizer.py modeling_x.py optimizer.npz LICENSE.py "
+    "README.exe 2_Dense/config.json onnx/model.onnx ../config.json /config.json a/model.safetensors .safetensors "
+    "training_args.bin flax_model.msgpack tf_model.h5 model.safetensors.py handler.py config.json\n"
 ).split(" ")
 
 
@@ -23,7 +23,10 @@ def test_what_is_kept_and_what_is_left():
     """A failure would mean that a model lacks a file that loading needs, or that code and pickles come along."""
     assert [name for name in KEPT if not modelfiles.allowed(name)] == []
     assert [name for name in LEFT if modelfiles.allowed(name)] == []
-    assert modelfiles.chosen(["model.safetensors", "config.json", "x.py"], "x") == ["config.json", "model.safetensors"]
+    assert modelfiles.chosen(["model.safetensors", "config.json", "x.py"], "x") == [
+        "config.json",
+        "model.safetensors",
+    ]
     adapter = ["adapter_config.json", "adapter_model.safetensors"]
     assert modelfiles.chosen(adapter, "x") == adapter
 
@@ -45,5 +48,11 @@ def test_gguf_files(tmp_path):
         gguffile.require(tmp_path / "a.gguf")
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
     gguffile.require(tmp_path / "a.gguf")
-    names = {"a.gguf": "a.gguf", "A b.GGUF": "A-b.gguf", "../x.gguf": "x.gguf", ".gguf": "model.gguf", "é": "model.gguf"}
+    names = {
+        "a.gguf": "a.gguf",
+        "A b.GGUF": "A-b.gguf",
+        "../x.gguf": "x.gguf",
+        ".gguf": "model.gguf",
+        "é": "model.gguf",
+    }
     assert {name: gguffile.stored_name(name) for name in names} == names
