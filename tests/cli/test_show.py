@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from gguf import GGUFWriter
 from safetensors.numpy import save_file
 
 from lmcraft.cli.main import run
@@ -50,9 +51,16 @@ def test_a_model_directory(tmp_path, capsys):
     facts = told(capsys, folder, "--json")
     assert (facts["type"], facts["parameters"], facts["formats"]) == ("model", 17, ["F16", "F32"])
     assert facts["model_config"]["hidden_size"] == 4 and facts["chat_template"] is False
+    assert facts["family"] == "llama" and facts["context"] is None and facts["licence"] is None
     assert facts["sha256"] == digest(folder) and set(facts["files"]) == {"config.json", "model.safetensors"}
     text = told(capsys, folder)
     assert "parameters: 17" in text and "hidden_size: 4" in text and "model.safetensors" in text
+    (folder / "README.md").write_text("---\nlanguage: en\nlicense: apache-2.0\n---\nlicense: other\n")
+    (folder / "config.json").write_text('{"model_type": "gpt2", "n_positions": 64}')
+    facts = told(capsys, folder, "--json")
+    assert (facts["family"], facts["context"], facts["licence"]) == ("gpt2", 64, "apache-2.0")
+    (folder / "config.json").write_text("[]")
+    assert "not the settings of a model" in told(capsys, folder, code=2)
 
 
 def test_a_run_and_its_ancestors(tmp_path, capsys):
@@ -106,13 +114,33 @@ def test_names(tmp_path, capsys):
 
 def test_a_gguf_file(tmp_path, capsys):
     """A failure would mean that a quantized model cannot be looked at, or that any file passes for one."""
-    head = b"GGUF" + (3).to_bytes(4, "little") + (272).to_bytes(8, "little") + (37).to_bytes(8, "little")
-    (tmp_path / "a.gguf").write_bytes(head)
+    writer = GGUFWriter(tmp_path / "a.gguf", "llama")
+    writer.add_name("Tiny\x1b[2J")
+    writer.add_context_length(64)
+    writer.add_license("mit")
+    writer.add_chat_template("{{ messages }}")
+    writer.add_token_list(["a", "b", "c"])
+    writer.add_tensor("token_embd.weight", np.ones((3, 32), np.float32))
+    writer.add_tensor("output_norm.weight", np.ones(32, np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
     facts = told(capsys, "a.gguf", "--json")
-    assert (facts["format"], facts["tensors"], facts["bytes"]) == ("GGUF version 3", 272, 24)
-    for content in (b"", b"GGUF", b"PK" + bytes(40)):
+    assert (facts["format"], facts["tensors"], facts["parameters"]) == ("GGUF version 3", 2, 128)
+    assert (facts["family"], facts["title"], facts["context"]) == ("llama", "Tiny[2J", 64)
+    assert facts["quantization"] == {"F32": 96, "F16": 32} and facts["vocabulary"] == 3
+    assert facts["chat_template"] is True and facts["licence"] == "mit"
+    own.keep(tmp_path / "a.gguf", "mine", "CC0-1.0")
+    text = told(capsys, "mine")
+    assert (
+        "licence: CC0-1.0" in text
+        and "talk: lmcraft chat mine" in text
+        and "quantization: F32 96, F16 32" in text
+    )
+    for content in (b"", b"GGUF", b"PK" + bytes(40), (tmp_path / "a.gguf").read_bytes()[:-1]):
         (tmp_path / "b.gguf").write_bytes(content)
-        assert "not a GGUF file" in told(capsys, "b.gguf", code=2)
+        assert "GGUF file" in told(capsys, "b.gguf", code=2)
 
 
 def test_what_cannot_be_shown(tmp_path, capsys):

@@ -29,8 +29,8 @@ READ = {
 BITS = [
     "..", "/", "\\", "\0", "%2e%2e", "%00", "~", "C:", "\\\\server\\share", "sha256-../", "sha256:", "@", "==", ":",
     "-", "--", "\n", "\r", "\x1b[2J", "\u202e", "\u2044", "\ud800", " ", "", "a", "A", "x" * 300, "file://", "http://",
-    "?q=1", "#", ";rm -rf", "$(id)", "`id`", "|", "*", "é", "０", ".git", "con", "nul", "pypi", "hf", "ollama", "localhost",
-    "1.2", "user:pass@host", "[::1]", "99999", "0", "--index-url=http://x", "-r", "{", "\x7f", "\t",
+    "?q=1", "#", ";rm -rf", "$(id)", "`id`", "|", "*", "é", "０", ".git", "con", "nul", "pypi", "hf", "ollama",
+    "localhost", "1.2", "user:pass@host", "[::1]", "99999", "0", "--index-url=http://x", "-r", "{", "\x7f", "\t",
 ]  # fmt: skip
 HOSTILE = [
     "../../etc/passwd", "/etc/passwd", "a\0b", "x" * 300, "hf:../../x", "hf:a/..", "hf:/etc/passwd", "hf:a/b/c", "hf:",

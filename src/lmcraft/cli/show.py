@@ -6,21 +6,21 @@ Proved by tests/cli/test_show.py.
 from __future__ import annotations
 
 from dataclasses import asdict
-from math import prod
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..core.disk import digest, read_json
+from ..core import gguf
+from ..core.disk import digest
 from ..core.errors import UserError
 from ..core.run import Run
 from ..data import catalog, store
+from . import describe
 from .output import emit, table
 
 _GENERATIONS = 20  # of parents; runs that name each other in a circle would go on for ever
 _APART = ("config", "model_config", "adapter_config", "lineage", "files")  # shown below the other facts
-_GGUF_COUNTS = 24  # bytes: magic, version, number of tensors, number of facts
 
 
 def command(
@@ -37,6 +37,10 @@ def command(
     if store.has(name) and not Path(name).exists():
         stored = store.get(name)
         result = {"type": stored.kind, **asdict(stored), "path": str(stored.path)}
+        place = store.path(name)
+        result["files"] = {
+            file: (place / file).stat().st_size for file in stored.files if (place / file).exists()
+        }
     place = store.resolve(name)
     if not place.exists():
         raise UserError(
@@ -52,9 +56,14 @@ def command(
                 why=str(error),
             ) from error
     elif place.is_dir():
-        result |= {"type": "model", "path": str(place), **_model(place)}
-    elif place.suffix == ".gguf":
-        result |= {"type": "model", "path": str(place), **_gguf(place), **_file(place)}
+        result |= {"type": "model", "path": str(place), **_merged(describe.directory(place), result)}
+    elif gguf.is_gguf(place):
+        result |= {
+            "type": "model",
+            "path": str(place),
+            **_merged(describe.gguf_file(place), result),
+            **_file(place),
+        }
     else:
         result = {"type": "data", **result, **_file(place), "look": f"lmcraft data {name}"}
     emit(result, as_json, lambda: _text(result))
@@ -75,7 +84,7 @@ def _run(run: Run) -> dict[str, Any]:
         "lineage": _lineage(run, 1),
     }
     model = next((run.path / part for part in ("model", "adapter") if (run.path / part).is_dir()), None)
-    return facts | (_model(model) if model else {})
+    return facts | (describe.directory(model) if model else {})
 
 
 def _lineage(run: Run, generation: int) -> list[dict[str, Any]]:
@@ -94,50 +103,13 @@ def _lineage(run: Run, generation: int) -> list[dict[str, Any]]:
     return found
 
 
-def _model(folder: Path) -> dict[str, Any]:
-    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
-        raise UserError(
-            "there is nothing to show here", where=str(folder), why="neither a run nor a model directory"
-        )
-    facts: dict[str, Any] = {}
-    for key, name in (("model_config", "config.json"), ("adapter_config", "adapter_config.json")):
-        if (folder / name).is_file():
-            facts[key] = read_json(folder / name)
-    facts |= _weights(folder)
-    facts["chat_template"] = (folder / "chat_template.jinja").is_file()
-    facts["sha256"] = digest(folder)
-    facts["files"] = {
-        file.relative_to(folder).as_posix(): file.stat().st_size
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-    }
-    return facts
-
-
-def _weights(folder: Path) -> dict[str, Any]:
-    """Parameters and number formats from the headers of the safetensors; the tensors are not read."""
-    from safetensors import SafetensorError, safe_open
-
-    parameters, formats = 0, set()
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(file, framework="np") as tensors:
-                for name in tensors.keys():  # noqa: SIM118 - it is no dictionary
-                    tensor = tensors.get_slice(name)
-                    parameters += prod(tensor.get_shape())
-                    formats.add(tensor.get_dtype())
-        except (SafetensorError, OSError) as error:
-            raise UserError("the weights cannot be read", where=str(file), why=str(error)) from error
-    return {"parameters": parameters, "formats": sorted(formats)}
-
-
-def _gguf(file: Path) -> dict[str, Any]:
-    with file.open("rb") as opened:
-        head = opened.read(_GGUF_COUNTS)
-    if len(head) < _GGUF_COUNTS or head[:4] != b"GGUF":
-        raise UserError("this is not a GGUF file", where=str(file))
-    version, tensors = int.from_bytes(head[4:8], "little"), int.from_bytes(head[8:16], "little")
-    return {"format": f"GGUF version {version}", "tensors": tensors}
+def _merged(found: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
+    """What the files say, with the licence that was stated when they were pulled, if one was, and what to do next."""
+    if stored.get("licence") not in (None, "not stated"):
+        found = {**found, "licence": stored["licence"]}
+    if stored.get("name") and found.get("chat_template"):
+        found["talk"] = f"lmcraft chat {stored['name']}"
+    return found
 
 
 def _file(file: Path) -> dict[str, Any]:
