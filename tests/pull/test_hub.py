@@ -161,7 +161,7 @@ def test_a_changed_file(hub_of, told):
     made = hub_of(FILES)
     original = made.listing(COMMIT)
     made.listing = lambda commit: original
-    for name in ("model.safetensors", "config.json"):
+    for name in ("config.json", "model.safetensors"):
         made.files = {**FILES, name: bytes(len(FILES[name]))}
         assert "not what it should be" in told("pull", "hf:some/thing", code=2)
         assert not store.has("thing")

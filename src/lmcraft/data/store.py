@@ -123,7 +123,7 @@ def resolve(name: str | Path) -> Path:
     given = Path(os.path.expanduser(name))
     if os.path.exists(given):
         return given
-    if len(os.fsencode(given.name)) > _LONGEST_FILE_NAME or "\0" in str(name):
+    if len(given.name.encode("utf-8", "surrogatepass")) > _LONGEST_FILE_NAME or "\0" in str(name):
         raise UserError("this can be neither a name nor a path", where=ascii(str(name))[:80])
     if part := _PART.fullmatch(str(name)):
         return _part(*part.groups()) or given

@@ -228,7 +228,9 @@ def _opened(url: str, headers: Mapping[str, str], explain: Explain) -> Iterator[
             request.add_unredirected_header(name, value) if name == "Authorization" else request.add_header(
                 name, value
             )
-        answer = urllib.request.build_opener(_Redirects).open(request, timeout=TIMEOUT_S)
+        here = urlsplit(url).hostname in LOOPBACK  # no proxy stands between this machine and itself
+        proxies = urllib.request.ProxyHandler({} if here else None)
+        answer = urllib.request.build_opener(_Redirects, proxies).open(request, timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
         with error:
             raise (
