@@ -130,7 +130,8 @@ def test_shards_are_read(saved):
 @pytest.mark.parametrize(
     "index",
     [
-        "{", "{}", '{"weight_map": []}', '{"weight_map": {}}', '{"weight_map": {"a": 7}}', '{"weight_map": {"a": ["b"]}}',
+        "{", "{}", '{"weight_map": []}', '{"weight_map": {}}',
+        '{"weight_map": {"a": 7}}', '{"weight_map": {"a": ["b"]}}',
         *(
             json.dumps({"weight_map": {"a": name}})
             for name in ("../../etc/passwd", "/etc/passwd", "../model.safetensors", "a/model.safetensors", "..", "",
