@@ -27,7 +27,7 @@ from lmcraft.generate.beam import Beams
 from lmcraft.generate.language_model import LanguageModel
 from lmcraft.generate.sampling import Sampling
 
-JOINED_ROWS, LONGEST_WORDS = 3000, 60
+JOINED_ROWS, LONGEST_WORDS = 8000, 60
 BUCKETS = ((1, 15), (16, 30), (31, 45), (46, 60))
 BUCKET_ROWS = 200
 # Widths are those with which the three have the same number of parameters, within 1 %.
@@ -111,7 +111,7 @@ def main() -> None:
     options.add_argument("valid", type=Path)
     options.add_argument("--source", default="source")
     options.add_argument("--target", default="target")
-    options.add_argument("--epochs", default="5")
+    options.add_argument("--epochs", default="2.5")
     options.add_argument("--out", type=Path, default=Path("runs/translation"))
     asked = options.parse_args()
     valid = pairs(asked.valid, asked.source, asked.target)

@@ -139,6 +139,7 @@ def to_public(config: decoder.Config) -> dict[str, Any]:
             "layer_types": kinds,
         }
     if family == "smollm3":
+        public["pad_token_id"] = None  # or the class reserves a row of its own large vocabulary
         public["no_rope_layers"] = [int(i not in single.no_rope_layers) for i in range(config.layers)]
     return public
 

@@ -102,8 +102,9 @@ def parameters(rope: Rope, base: float) -> dict[str, Any]:
     if rope.kind == "llama3":
         return given | {"low_freq_factor": rope.low_freq_factor, "high_freq_factor": rope.high_freq_factor}
     if rope.kind == "yarn":
-        given |= {"beta_fast": rope.beta_fast, "beta_slow": rope.beta_slow, "attention_factor": rope.gain}
+        given |= {"beta_fast": rope.beta_fast, "beta_slow": rope.beta_slow}
         given |= {} if rope.truncate else {"truncate": False}
+        given |= {} if rope.attention_factor is None else {"attention_factor": rope.attention_factor}
     return given
 
 

@@ -19,6 +19,7 @@ from ...core import gguf
 from ...core.errors import UserError
 from .. import families
 from ..model import build
+from ..weights import materialise
 from . import tensors
 from .architectures import ROTARY_FACTORS, architecture, public_config, restored, stored_name, with_llama3
 
@@ -30,14 +31,12 @@ def load(path: Path) -> nn.Module:
         UserError: a damaged file, an architecture or a number format that is not known, tensors that do not fit.
     """
     header = gguf.read(path)
-    public, config = _config(header)
-    table = {stored_name(architecture(header), link.public): link for link in families.links(*config)}
+    public, family, config = _config(header)
+    table = {stored_name(architecture(header), link.public): link for link in family.links(config)}
     with torch.device("meta"):
-        model = build(config[1])
+        model = build(config)
     _compare(header, table, model.state_dict(keep_vars=True))
-    model.to_empty(device="cpu")
-    if config[1].tied:
-        model.output.weight = model.embedding.weight
+    materialise(model)
     weights = model.state_dict(keep_vars=True)
     with torch.no_grad():
         for name, link in table.items():
@@ -45,8 +44,8 @@ def load(path: Path) -> nn.Module:
     return model.eval()
 
 
-def _config(header: gguf.Header) -> tuple[dict[str, Any], tuple[str, Any]]:
-    """The public config, and the family with our Config."""
+def _config(header: gguf.Header) -> tuple[dict[str, Any], families.Family, Any]:
+    """The public config, its family, and our Config."""
     public = public_config(header)
     if ROTARY_FACTORS in header.tensors:
         stored = header.tensors[ROTARY_FACTORS]
@@ -54,7 +53,7 @@ def _config(header: gguf.Header) -> tuple[dict[str, Any], tuple[str, Any]]:
         tensors.fill(header.path, stored, factors)
         public = with_llama3(public, factors, header)
     try:
-        return public, families.from_public(public, str(header.path))
+        return public, *families.read(public, str(header.path))
     except ValueError as error:  # sizes that contradict each other
         why = " ".join(str(error).split()).partition(" For further information")[0]
         raise UserError(
