@@ -27,7 +27,12 @@ VARIANTS = {
         "qwen2": {"bias": "qkv"},
         "qwen3": {"qk_norm": True, "head_width": 16, "kv_heads": 2},
         "gemma3": {
-            "norm": "sandwich", "mlp": "geglu", "qk_norm": True, "head_width": 16, "kv_heads": 2, "window": 5,
+            "norm": "sandwich",
+            "mlp": "geglu",
+            "qk_norm": True,
+            "head_width": 16,
+            "kv_heads": 2,
+            "window": 5,
             "attention": {"full_layers": [1], "local_rope_base": 500.0, "score_width": 24},
             "rope": {"kind": "linear", "factor": 4},
         },
