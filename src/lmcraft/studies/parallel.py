@@ -84,15 +84,15 @@ def run(config: Config) -> Finding:
             f"{config.rows} sequences at a time, float32. Training is the loss of every next token and its gradient, "
             "without an optimizer's step, which would be the same for all.",
             f"Writing: {config.written} tokens, one after the other, with what the model remembers of the prompt.",
-            f"Everything was measured once to warm up and then {config.repeats} times in turn. Curves are medians, bands "
-            "reach from the fastest to the slowest; a ratio is the median of the ratios within a repetition.",
+            f"Everything was measured once to warm up and then {config.repeats} times in turn. Curves are medians, "
+            "bands reach from the fastest to the slowest; a ratio is the median of the ratios within a repetition.",
             f"Parameters: {', '.join(f'{NAMES[name]} {count_parameters(models[name]):,}' for name in models)}.",
         ],
         limits=[
-            "A CPU with few cores has little to run in parallel; on a GPU, where thousands of threads wait for work, "
-            "the distance in training is larger.",
-            "At lengths far beyond these, attention's cost, which grows with the square of the length, outweighs "
-            "everything else.",
+            "A CPU with few cores can do little at the same time. On a GPU, where thousands of threads wait for work, "
+            "the distance in training should be larger; that was not measured.",
+            "Attention's cost grows with the square of the length. How far beyond these lengths it outweighs "
+            "everything else was not measured either.",
         ],
     )  # fmt: skip
 
