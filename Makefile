@@ -26,16 +26,19 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/python docs/make_map.py --check
 	$(BIN)/python docs/make_settings.py --check
+	$(BIN)/python docs/make_studies.py --check
 
 fix: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/python docs/make_map.py
 	$(BIN)/python docs/make_settings.py
+	$(BIN)/python docs/make_studies.py
 
 docs: $(READY)
 	$(BIN)/python docs/make_map.py
 	$(BIN)/python docs/make_settings.py
+	$(BIN)/python docs/make_studies.py
 
 # The second benchmark measures the demo's models, so it runs the demo first (or finds it finished).
 bench: $(READY) demo

@@ -13,6 +13,11 @@ from lmcraft.studies import study
 
 # The smallest settings of each study; a new study adds its line here.
 TINY = {
+    "parallel": "lengths=[4,8] rows=2 vocab=9 layers=1 width=8 heads=2 lstm_layers=1 lstm_width=8 written=2 repeats=2",
+    "scaling": "widths=[4,8,12] layers=1 head_width=4 context=12 batch_size=2 steps=2 words=20 classes=2 "
+    "measured_rows=4",
+    "in-context": "vocab=8 length=12 shortest=3 longest=5 width=8 wide=8 heads=2 steps=2 batch_size=4 every=1 "
+    "measured_rows=4 inputs=3 outputs=3 shots=4",
     "long-memory": "steps=2 batch_size=4 distance=6 rnn_width=8 lstm_width=8 attention_width=8 measured_rows=8 "
     "gradient_rows=2",
 }  # fmt: skip

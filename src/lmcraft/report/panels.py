@@ -87,7 +87,7 @@ def palette() -> dict[str, str]:
 def _legend_columns(panel: Panel) -> int:
     """As many labels side by side as fit above the axes."""
     longest = max(len(line.label) for line in panel.lines)
-    return max(1, min(len(panel.lines), 46 // (longest + 6)))
+    return max(1, min(len(panel.lines), 52 // (longest + 5)))
 
 
 def _legend_rows(panel: Panel) -> int:

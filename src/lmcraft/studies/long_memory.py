@@ -45,11 +45,11 @@ NOISE = 8
 class Config(Settings):
     """Sizes of the task and of the three models."""
 
-    distance: int = Field(100, ge=4, description="longest distance between symbol and question, in tokens")
+    distance: int = Field(64, ge=4, description="longest distance between symbol and question, in tokens")
     symbols: int = Field(8, ge=2, description="how many symbols there are to remember")
-    steps: int = Field(1500, gt=0, description="training steps of each model")
+    steps: int = Field(800, gt=0, description="training steps of each model")
     batch_size: int = Field(64, gt=0)
-    lr: float = Field(3e-3, gt=0)
+    lr: float = Field(5e-3, gt=0)
     rnn_width: int = Field(120, gt=0)
     lstm_width: int = Field(62, gt=0)
     attention_width: int = Field(36, gt=0, description="two layers of four heads")

@@ -59,8 +59,8 @@ def made() -> Study:
 def test_the_page_tells_the_claim_first_and_everything_else_after(tmp_path: Path, made: Study) -> None:
     """If this failed, a reader would not learn what was found, how, or how to check it."""
     page = study.write(tmp_path, made).read_text(encoding="utf-8")
-    order = ["Does it fade?", "names 24 % &lt;of&gt;", "<svg", "What fades &amp; what stays.", "All",
-             "It was measured.", "It shows little.", "lmcraft study made-up", "model.width"]  # fmt: skip
+    order = ["Does it fade?", "names 24 % &lt;of&gt;", "<svg", "What fades &amp; what stays.", "It was measured.",
+             "It shows little.", "lmcraft study made-up", "model.width"]  # fmt: skip
     places = [page.index(part) for part in order]
     assert places == sorted(places)
     assert "Elman <RNN>" not in page and "2.50\u00a0×\u00a010⁻²⁴" in page

@@ -1,0 +1,42 @@
+"""The pages of studies in docs say what was measured, and nothing else."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).resolve().parents[3] / "docs"
+MADE = runpy.run_path(str(DOCS / "make_studies.py"))
+STUDIES = MADE["studies"]()
+
+
+def test_the_list_is_fresh() -> None:
+    """If this failed, docs/studies.md would tell another claim than was measured: run `make docs`."""
+    assert (DOCS / "studies.md").read_text(encoding="utf-8") == MADE["overview"](STUDIES)
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
+def test_a_page_is_fresh_and_has_its_figures(study) -> None:
+    """If this failed, a page would show numbers that were not measured, or a figure that is not there."""
+    text = (DOCS / "studies" / f"{study.name}.md").read_text(encoding="utf-8")
+    assert text == MADE["page"](study) and study.finding.claim in text
+    images = re.findall(r"\]\(\.\./images/studies/([\w-]+\.png)\)", text)
+    assert len(images) == len(study.finding.figures)
+    assert all((DOCS / "images" / "studies" / image).stat().st_size < 150_000 for image in images)
+
+
+def test_what_people_wrote_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If this failed, renewing the numbers would delete the explanation below them."""
+    if not STUDIES:
+        pytest.fail("no study was measured yet")
+    study, page = STUDIES[0], MADE["page"]
+    monkeypatch.setitem(page.__globals__, "PAGES", tmp_path)
+    file = tmp_path / f"{study.name}.md"
+    file.write_text("Why it matters.\n")
+    first = page(study)
+    assert first.endswith("\nWhy it matters.\n") and first.count(study.question) == 1
+    file.write_text(first.replace(study.finding.claim, "An older claim of 12 %."))
+    assert page(study) == first
