@@ -39,7 +39,9 @@ class Config(Strict):
 
     kind: Literal["bleu"] = "bleu"
     beams: int = Field(1, gt=0, le=64, description="of beam search; 1 is greedy")
-    length_penalty: float = Field(0.6, ge=0, le=10, description="of beam search: larger favours long translations")
+    length_penalty: float = Field(
+        0.6, ge=0, le=10, description="of beam search: larger favours long translations"
+    )
     max_new_tokens: int = Field(128, gt=0, description="longest translation in tokens")
     batch_size: int = Field(64, gt=0)
     lengths: tuple[int, ...] = Field((), description="words of a source at which a new group begins")
@@ -71,7 +73,8 @@ def run(lm: LanguageModel, records: Sequence[Parallel], config: Config) -> Resul
     metrics = {
         "bleu": score.score,
         "chrf": chrf.corpus_score(texts, [references]).score,
-        "exact": sum(text == reference for text, reference in zip(texts, references, strict=True)) / len(records),
+        "exact": sum(text == reference for text, reference in zip(texts, references, strict=True))
+        / len(records),
         "ended": sum(each.finish_reason == "stop" for each in said) / len(records),
         "brevity_penalty": score.bp,
         "words_said": score.sys_len,
@@ -82,6 +85,7 @@ def run(lm: LanguageModel, records: Sequence[Parallel], config: Config) -> Resul
         metrics |= {f"bleu, {name}": part.score, f"lines, {name}": len(rows)}
     settings = {
         "records": len(records), "beams": config.beams, "max_new_tokens": config.max_new_tokens,
+        **({"length_penalty": config.length_penalty} if config.beams > 1 else {}),
         "bleu": str(bleu.get_signature()), "chrf": str(chrf.get_signature()),
     }  # fmt: skip
     samples = [

@@ -35,12 +35,18 @@ def plot(axes: Axes, grid: Grid, colours: dict[str, str]) -> None:
     for row, shares in enumerate(grid.values):
         for column, share in enumerate(shares):
             if share >= FAINTEST:
-                axes.add_patch(
-                    Rectangle((column - 0.5, row - 0.5), 1, 1, color=colours["first"], alpha=min(1.0, share), linewidth=0)
-                )  # fmt: skip
+                corner, strength = (column - 0.5, row - 0.5), min(1.0, share)
+                axes.add_patch(Rectangle(corner, 1, 1, color=colours["first"], alpha=strength, linewidth=0))
     for row, column in grid.marked:
         axes.add_patch(
-            Rectangle((column - 0.44, row - 0.44), 0.88, 0.88, fill=False, edgecolor=colours["second"], linewidth=1.4)
+            Rectangle(
+                (column - 0.44, row - 0.44),
+                0.88,
+                0.88,
+                fill=False,
+                edgecolor=colours["second"],
+                linewidth=1.4,
+            )
         )
     axes.set_xlim(-0.5, len(grid.columns) - 0.5)
     axes.set_ylim(len(grid.rows) - 0.5, -0.5)

@@ -72,7 +72,7 @@ def drawings(figure: Figure) -> list[Drawing]:
         Drawing(
             panel.title,
             legend(panel),
-            svg(panel, f"{figure.name}-{number}", alone=len(figure.panels) == 1),
+            svg(panel, f"{figure.name}-{number}", wide=bool(odd) and number == len(figure.panels) - 1),
         )
         for number, panel in enumerate(figure.panels)
     ]

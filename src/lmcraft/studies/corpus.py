@@ -42,7 +42,7 @@ class Lesson:
 
 
 def fresh(config: Strict, seed: int, tokenizer: Tokenizer) -> LanguageModel:
-    """The model of a config with weights drawn from `seed`; it has the template that `lmcraft train sft` would give it."""
+    """The model of a config with weights drawn from `seed`, with the template that `lmcraft train sft` gives."""
     model = stream.fresh(config.model_copy(update={"vocab": tokenizer.size}), seed)
     return LanguageModel(model, tokenizer, ChatTemplate.load("chatml", tokenizer))
 

@@ -53,7 +53,10 @@ def texts(times: Mapping[int, Sequence[Fact]], seed: int) -> list[Text]:
     """Texts that tell each fact as often as its key says, in random ways and in random order."""
     draw = random.Random(f"telling {seed}")
     told = [
-        Text(fact.told(draw.randrange(3))) for count, facts in times.items() for fact in facts for _ in range(count)
+        Text(fact.told(draw.randrange(3)))
+        for count, facts in times.items()
+        for fact in facts
+        for _ in range(count)
     ]
     draw.shuffle(told)
     return told

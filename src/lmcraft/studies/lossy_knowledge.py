@@ -24,7 +24,7 @@ from ..models.model import count_parameters
 from ..report import words
 from ..report.finding import Figure, Finding, Line, Panel, Table
 from ..train import loop
-from . import corpus, stream
+from . import corpus
 from .knowledge import Answers, complete, texts, tokenizer
 from .study import Settings
 
@@ -35,7 +35,9 @@ class Config(Settings):
     """Facts, how often they are told, and the models."""
 
     facts: int = Field(60, gt=0, description="facts for each number of tellings")
-    most: int = Field(512, ge=1, description="tellings of the most frequent facts; the numbers are powers of two")
+    most: int = Field(
+        512, ge=1, description="tellings of the most frequent facts; the numbers are powers of two"
+    )
     widths: tuple[int, ...] = Field((32, 96, 256), min_length=1, description="of the models")
     layers: int = Field(2, gt=0)
     width_of_rows: int = Field(128, ge=64, description="tokens of a row of training")
@@ -60,7 +62,9 @@ def run(config: Config) -> Finding:
         tokens = 0
         for step in corpus.fit(lm, lesson, training, config.seed, f"width {width}"):
             steps, tokens = step.number, tokens + step.targets
-        found[count_parameters(lm.model)] = {count: complete(lm, world, facts) for count, facts in groups.items()}
+        found[count_parameters(lm.model)] = {
+            count: complete(lm, world, facts) for count, facts in groups.items()
+        }
     return _finding(config, found, len(told), steps, tokens, world)
 
 
@@ -91,7 +95,12 @@ def interval(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def _finding(
-    config: Config, found: dict[int, dict[int, Answers]], texts_told: int, steps: int, tokens: int, world: World
+    config: Config,
+    found: dict[int, dict[int, Answers]],
+    texts_told: int,
+    steps: int,
+    tokens: int,
+    world: World,
 ) -> Finding:
     needed = {size: half_known({count: a.right for count, a in by.items()}) for size, by in found.items()}
     largest = max(found)
@@ -113,14 +122,14 @@ def _finding(
             f"{config.facts} invented facts for each number of tellings, {len(world.facts)} in all, in "
             f"{texts_told:,} texts of one sentence, which each model read once in the same order: {tokens:,} tokens in "
             f"{steps:,} steps at a learning rate of {config.lr:g}.",
-            "Each fact is told in one of three ways at random, and asked for as the beginning of the first; the answer is "
-            "greedy, and right if its first word is the value.",
-            f"A value is one of {VALUES}, so one guess in {VALUES} is right. Shaded: Wilson's 95 % interval over the facts "
-            "of a group.",
+            "Each fact is told in one of three ways at random, and asked for as the beginning of the first; the answer "
+            "is greedy, and right if its first word is the value.",
+            f"A value is one of {VALUES}, so one guess in {VALUES} is right. Shaded: Wilson's 95 % interval over the "
+            "facts of a group.",
         ],
         limits=[
-            "One seed, one learning rate and one pass. How often a fact must be told depends on all of them, on how many "
-            "others compete for the same parameters, and on how late in training it was told.",
+            "One seed, one learning rate and one pass. How often a fact must be told depends on all of them, on how "
+            "many others compete for the same parameters, and on how late in training it was told.",
             "The facts are strings without sense for the model, told in three ways. Real texts tell the same thing in "
             "many ways, and what they say follows in part from what else they say.",
         ],
@@ -135,8 +144,7 @@ def _claim(config: Config, found: dict[int, dict[int, Answers]], needed: dict[in
     never = found[max(found)][0]
     return (
         f"To know half of the facts a model needs {', '.join(parts)}; asked for facts that it was never told, the "
-        f"largest names a plausible value in {100 * (never.plausible + never.right):.0f} % of its answers and never says "
-        "that it does not know."
+        f"largest names a plausible value in {100 * (never.plausible + never.right):.0f} % of its answers."
     )
 
 
@@ -200,6 +208,6 @@ def _kinds(by: dict[int, Answers], size: int) -> Table:
             ]
             for count, a in by.items()
         ],
-        note="Plausible: a value that other facts of the same relation have. Probability: what the model itself gives its "
-        "answer, on average.",
+        note="Plausible: a value that other facts of the same relation have. Probability: what the model itself gives "
+        "its answer, on average.",
     )  # fmt: skip

@@ -44,8 +44,12 @@ GROUPS = {
 class Config(Settings):
     """Facts, the model, and how long each stage is."""
 
-    known: int = Field(150, gt=0, description="facts of pre-training that fine-tuning never asks for; as many never told")
-    asked: int = Field(50, gt=0, description="facts of pre-training that fine-tuning asks for; as many are new in it")
+    known: int = Field(
+        150, gt=0, description="facts of pre-training that fine-tuning never asks for; as many never told"
+    )
+    asked: int = Field(
+        50, gt=0, description="facts of pre-training that fine-tuning asks for; as many are new in it"
+    )
     told: int = Field(48, gt=0, description="times that pre-training tells each fact")
     width: int = Field(128, gt=0)
     layers: int = Field(2, gt=0)
@@ -120,7 +124,9 @@ def due(steps: int, measures: int) -> set[int]:
     return {max(1, round(steps * ((n + 1) / measures) ** 2)) for n in range(measures)}
 
 
-def _measure(lm: LanguageModel, world: World, groups: dict[str, list[Fact]], step: int, epoch: float) -> Point:
+def _measure(
+    lm: LanguageModel, world: World, groups: dict[str, list[Fact]], step: int, epoch: float
+) -> Point:
     said = {name: converse(lm, world, facts) for name, facts in groups.items()}
     unasked = [said[name].well_formed for name in ("known", "never")]
     return Point(
@@ -151,15 +157,16 @@ def _finding(config: Config, lives: list[Life]) -> Finding:
             f"{config.told} times each, as plain sentences told in three ways ({lives[0].pretraining_steps:,} steps), "
             f"and was then fine-tuned with the stage `sft` on {2 * config.asked} conversations of one question and one "
             f"answer, {config.epochs:g} times each ({last[0].step} steps).",
-            "An answer is well formed if it ends by itself and consists of the greeting and one sentence about what was "
-            "asked; whether the sentence is true does not matter. Only questions that were not in the conversations count.",
+            "An answer is well formed if it ends by itself and consists of the greeting and one sentence about what "
+            "was asked; whether the sentence is true does not matter. Only questions that were not in the conversations "
+            "count.",
             f"A fact is known if the greedy continuation of its sentence begins with its value, one of {VALUES}; in a "
             "conversation, if the answer names it anywhere.",
             f"{config.seeds} seeds: each has other facts and other weights.",
         ],
         limits=[
-            f"The new facts were shown {config.epochs:g} times each. Shown as often as pre-training tells its facts, they "
-            "would be learnt as well: fine-tuning data are few, that is why they teach little.",
+            f"The new facts were shown {config.epochs:g} times each. Shown as often as pre-training tells its facts, "
+            "they would be learnt as well: fine-tuning data are few, that is why they teach little.",
             "With a higher learning rate or more passes, fine-tuning also destroys knowledge; this one was short.",
         ],
     )  # fmt: skip
@@ -176,8 +183,8 @@ def _claim(numbers: dict) -> str:
         return f"{100 * numbers[key]:.0f} %"
 
     return (
-        f"Fine-tuning raised the share of well-formed answers from {percent('form_before')} to {percent('form_after')}; "
-        f"of the facts told in pre-training the model repeated {percent('facts_known_before')} before and "
+        f"Fine-tuning raised the share of well-formed answers from {percent('form_before')} to "
+        f"{percent('form_after')}; of the facts told in pre-training the model repeated {percent('facts_known_before')} before and "
         f"{percent('facts_known_after')} after it, of the facts that only fine-tuning showed "
         f"{percent('facts_new_before')} and {percent('facts_new_after')}."
     )
@@ -202,8 +209,8 @@ def _figure(lives: list[Life]) -> Figure:
     shared = {"x": "steps of fine-tuning", "percent": True, "y_range": (0, 1.05)}
     return Figure(
         name="style-not-knowledge",
-        caption="Left: answers to questions that were not in the conversations. Middle: sentences from the plain texts, "
-        "to be gone on with. Right: the same facts, asked for in a conversation. Mean and range of the seeds.",
+        caption="Left: answers to questions that were not in the conversations. Middle: sentences from the plain "
+        "texts, to be gone on with. Right: the same facts, asked for in a conversation. Mean and range of the seeds.",
         panels=[
             Panel(
                 title="Form", y="answers that are well formed",
@@ -223,7 +230,10 @@ def _table(first: list[Point], last: list[Point]) -> Table:
     rows: list = [["well-formed answers", cell([p.form for p in first]), cell([p.form for p in last])]]
     for what, title in (("facts", "plain text"), ("talk", "conversation")):
         rows += [
-            [f"facts {label}, {title}", *(cell([getattr(p, what)[name] for p in points]) for points in (first, last))]
+            [
+                f"facts {label}, {title}",
+                *(cell([getattr(p, what)[name] for p in points]) for points in (first, last)),
+            ]
             for name, label in GROUPS.items()
         ]
     return Table(
