@@ -158,8 +158,8 @@ def _finding(config: Config, lives: list[Life]) -> Finding:
             f"and was then fine-tuned with the stage `sft` on {2 * config.asked} conversations of one question and one "
             f"answer, {config.epochs:g} times each ({last[0].step} steps).",
             "An answer is well formed if it ends by itself and consists of the greeting and one sentence about what "
-            "was asked; whether the sentence is true does not matter. Only questions that were not in the conversations "
-            "count.",
+            "was asked; whether the sentence is true does not matter. Only questions that were not in the "
+            "conversations count.",
             f"A fact is known if the greedy continuation of its sentence begins with its value, one of {VALUES}; in a "
             "conversation, if the answer names it anywhere.",
             f"{config.seeds} seeds: each has other facts and other weights.",
@@ -179,14 +179,13 @@ def mean(values) -> float:
 
 
 def _claim(numbers: dict) -> str:
-    def percent(key: str) -> str:
-        return f"{100 * numbers[key]:.0f} %"
-
+    form, known, new = (
+        " % to ".join(f"{100 * numbers[f'{what}_{when}']:.0f}" for when in ("before", "after"))
+        for what in ("form", "facts_known", "facts_new")
+    )
     return (
-        f"Fine-tuning raised the share of well-formed answers from {percent('form_before')} to "
-        f"{percent('form_after')}; of the facts told in pre-training the model repeated {percent('facts_known_before')} before and "
-        f"{percent('facts_known_after')} after it, of the facts that only fine-tuning showed "
-        f"{percent('facts_new_before')} and {percent('facts_new_after')}."
+        f"Fine-tuning took the share of well-formed answers from {form} %; the facts that the model knew from "
+        f"pre-training went from {known} %, those that only fine-tuning showed from {new} %."
     )
 
 
