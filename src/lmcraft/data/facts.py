@@ -2,8 +2,9 @@
 
     The capital of Zorvania is Mevik.   What is the capital of Zorvania?   The capital of Zorvania is …
 
-1. Names are made of syllables; none is given twice. A value (a city, a river …) is of a closed list of its relation,
-   so an answer is right, wrong but plausible (of the list), or no answer at all; a guess is right once in `VALUES`.
+1. Names are made of syllables; none is given twice. A value (a city, a river …) belongs to a closed list of its
+   relation, so an answer is right, wrong but plausible (of the list), or something else; of `VALUES` guesses one is
+   right.
 2. A fact is told in three ways, so that it is more than one string of letters; it is asked for in the first of them.
 3. Everything is a pure function of (n, seed).
 

@@ -51,7 +51,7 @@ def pairs(
 def rows(
     n: int, seed: int, below: int, joined: int, held_out: bool | None = None
 ) -> Iterator[tuple[int, ...]]:
-    """The numbers of n lines; numbers of each length in digits are about equally many, so are lines of each length."""
+    """The numbers of n lines; numbers of each length in digits are about as frequent, lines of each length too."""
     draw = random.Random(f"number words {seed}")
     for _ in range(n):
         yield tuple(_drawn(draw, below, held_out) for _ in range(draw.randint(1, joined)))

@@ -246,6 +246,8 @@ def draw(
     alt: str,
     right: float = 0.2,
     top: float = 0.14,
+    left: float = 0.75,
+    bottom: float = 0.58,
 ) -> Markup:
     """An SVG element drawn by `plot`; margins in inches, because the browser's fonts are not known here."""
     from io import StringIO
@@ -259,7 +261,7 @@ def draw(
     with style.context(["default", SETTINGS]):
         canvas = Canvas(figsize=(width, height))
         FigureCanvasSVG(canvas)
-        canvas.subplots_adjust(0.75 / width, 0.58 / height, 1 - right / width, 1 - top / height)
+        canvas.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height)
         axes = canvas.subplots()
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(2 + pixels[0] // 180, integer=True, steps=[1, 2, 5, 10]))

@@ -51,12 +51,32 @@ class Panel(Strict):
     levels: dict[str, float] = Field({}, description="values drawn as dotted lines across, such as chance")
 
 
+class Grid(Strict):
+    """A table of shares drawn as squares, such as the attention of every target token to every source token."""
+
+    title: str
+    x: str = Field(description="what the columns are")
+    y: str = Field(description="what the rows are")
+    columns: list[str]
+    rows: list[str]
+    values: list[list[float]] = Field(description="between 0 and 1, one list a row")
+    label: str = Field(description="what the values are")
+    marked: list[tuple[int, int]] = Field([], description="row and column of the squares that get a frame")
+    mark: str = Field("", description="what a frame means")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Grid:
+        if [len(self.columns)] * len(self.rows) != [len(row) for row in self.values]:
+            raise ValueError(f"{self.title}: there must be a value for each row and column")
+        return self
+
+
 class Figure(Strict):
     """Panels side by side under one caption; `name` becomes the file's name."""
 
     name: str = Field(pattern=r"^[a-z0-9-]+$")
     caption: str
-    panels: list[Panel] = Field(min_length=1, max_length=4)
+    panels: list[Panel | Grid] = Field(min_length=1, max_length=4)
 
 
 class Table(Strict):

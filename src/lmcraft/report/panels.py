@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from . import words
+from . import grids, words
 from .figures import COLOURS, MUTED, SETTINGS, draw
-from .finding import Figure, Line, Panel
+from .finding import Figure, Grid, Line, Panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,13 +39,27 @@ def tone(line: Line, place: int) -> str:
     return TONES[(place if line.tone is None else line.tone) % len(TONES)]
 
 
-def svg(panel: Panel, name: str, wide: bool = False) -> Markup:
+def svg(panel: Panel | Grid, name: str, wide: bool = False) -> Markup:
     """An SVG element of one panel without its title and legend, which the page writes."""
     stand_ins = {variable: stand_in for stand_in, variable in COLOURS.items()}
+    if isinstance(panel, Grid):
+        pixels, (left, bottom) = grids.size(panel)
+        alt = f"{panel.title}: {panel.label}; {panel.y} against {panel.x}"
+        return draw(
+            name, pixels, lambda axes: grids.plot(axes, panel, stand_ins), alt, right=0.1, top=0.1,
+            left=left / 72, bottom=bottom / 72,
+        )  # fmt: skip
     alt = f"{panel.title}: {', '.join(line.label for line in panel.lines)}; {panel.y} against {panel.x}"
     return draw(
         name, WIDE_SIZE if wide else SIZE, lambda axes: plot(axes, panel, stand_ins), alt, right=0.25, top=0.2
     )
+
+
+def legend(panel: Panel | Grid) -> list[tuple[str, bool, str]]:
+    """The colour of each line by its name, whether it is dashed, and its label."""
+    if isinstance(panel, Grid):
+        return [("first", False, panel.label), *([("second", False, panel.mark)] if panel.marked else [])]
+    return [(tone(line, place), line.kind == "dashed", line.label) for place, line in enumerate(panel.lines)]
 
 
 def png(figure: Figure) -> bytes:
@@ -60,22 +74,40 @@ def png(figure: Figure) -> bytes:
     }
     settings |= {"figure.facecolor": "white", "axes.facecolor": "white", "font.family": "DejaVu Sans"}
     with style.context(["default", settings]):
-        width, height = PNG_SIZE
-        canvas = Canvas(figsize=(width * len(figure.panels), height), dpi=PNG_DPI, layout="constrained")
+        sizes = [_inches(panel) for panel in figure.panels]
+        widths = [width for width, _ in sizes]
+        canvas = Canvas(
+            figsize=(sum(widths), max(height for _, height in sizes)), dpi=PNG_DPI, layout="constrained"
+        )
         FigureCanvasAgg(canvas)
-        for axes, panel in zip(
-            canvas.subplots(1, len(figure.panels), squeeze=False)[0], figure.panels, strict=True
-        ):
-            plot(axes, panel, colours)
-            axes.set_title(panel.title, loc="left", fontsize=12, pad=8 + 17 * _legend_rows(panel))
-            if len(panel.lines) > 1:
-                axes.legend(
-                    loc="lower left", bbox_to_anchor=(0, 1.0), ncols=_legend_columns(panel), frameon=False,
-                    fontsize=10, borderaxespad=0.3, handlelength=1.9, columnspacing=1.4,
-                )  # fmt: skip
+        row = canvas.subplots(1, len(sizes), squeeze=False, gridspec_kw={"width_ratios": widths})[0]
+        for axes, panel in zip(row, figure.panels, strict=True):
+            _whole(axes, panel, colours)
         file = BytesIO()
         canvas.savefig(file, format="png", metadata={"Software": None})
     return file.getvalue()
+
+
+def _inches(panel: Panel | Grid) -> tuple[float, float]:
+    if isinstance(panel, Panel):
+        return PNG_SIZE
+    (width, height), _ = grids.size(panel)
+    return max(PNG_SIZE[0], width / 72), height / 72 + 0.6
+
+
+def _whole(axes: Axes, panel: Panel | Grid, colours: dict[str, str]) -> None:
+    """A panel with its title and legend above."""
+    if isinstance(panel, Grid):
+        grids.plot(axes, panel, colours)
+        axes.set_title(panel.title, loc="left", fontsize=12)
+        return
+    plot(axes, panel, colours)
+    axes.set_title(panel.title, loc="left", fontsize=12, pad=8 + 17 * _legend_rows(panel))
+    if len(panel.lines) > 1:
+        axes.legend(
+            loc="lower left", bbox_to_anchor=(0, 1.0), ncols=_legend_columns(panel), frameon=False,
+            fontsize=10, borderaxespad=0.3, handlelength=1.9, columnspacing=1.4,
+        )  # fmt: skip
 
 
 def palette() -> dict[str, str]:

@@ -16,7 +16,7 @@ from ..core.errors import UserError
 from . import words
 from .finding import Figure, Study
 from .page import NAME, environment
-from .panels import png, svg, tone
+from .panels import legend, png, svg
 
 DATA = "study.json"
 
@@ -71,10 +71,7 @@ def drawings(figure: Figure) -> list[Drawing]:
     return [
         Drawing(
             panel.title,
-            [
-                (tone(line, place), line.kind == "dashed", line.label)
-                for place, line in enumerate(panel.lines)
-            ],
+            legend(panel),
             svg(panel, f"{figure.name}-{number}", wide=bool(odd) and number == len(figure.panels) - 1),
         )
         for number, panel in enumerate(figure.panels)

@@ -88,14 +88,24 @@ def fit(
         steps=steps, batch_size=batch_size, lr=lr, precision="fp32", save_every=steps, keep=1, optim=optimizer
     )
     trained = stage or pretrain.build(pretrain.Config())
-    source: Any = Stream(make, batch_size, seed)
-    with tempfile.TemporaryDirectory() as folder, Progress(steps, "steps", label) as progress:
+    return follow(trained, model, Stream(make, batch_size, seed), config, label)
+
+
+def follow(stage: Any, model: nn.Module, source: Any, config: loop.Config, label: str) -> Iterator[Step]:
+    """The steps of the loop, with a progress line; checkpoints lie in a folder that is gone afterwards.
+
+    Args:
+        source: a Stream or a Loader.
+        config: complete, as the loop wants it.
+    """
+    assert config.steps
+    with tempfile.TemporaryDirectory() as folder, Progress(config.steps, "steps", label) as progress:
         try:
-            for step in loop.train(trained, model, source, config, Path(folder), report=str):
+            for step in loop.train(stage, model, source, config, Path(folder), report=str):
                 progress.update(step.number, loss=step.loss)
                 yield step
         except Interrupted as stopped:
-            stopped.what = f"stopped after step {stopped.step} of {steps} of {label}"
+            stopped.what = f"stopped after step {stopped.step} of {config.steps} of {label}"
             stopped.where, stopped.fix = None, "a study starts over when it is run again"
             raise
 

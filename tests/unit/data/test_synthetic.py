@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from lmcraft.data.records import Chat, Text
-from lmcraft.data.synthetic import conversations, texts
+from lmcraft.data.synthetic import conversations, copies, reversals, texts
 
 
 def test_answers_are_right():
@@ -41,3 +41,12 @@ def test_texts_are_sentences():
     assert len({text.text for text in made}) > 95
     assert all(isinstance(text, Text) and 3 <= text.text.count(".") <= 8 for text in made)
     assert texts(0) == []
+
+
+def test_copies_and_reversals_are_what_they_are_called() -> None:
+    """If this failed, a model that copies or reverses perfectly would be marked wrong."""
+    for row in copies(50, seed=1, longest=7):
+        assert row.target == row.source and 1 <= len(row.source.split()) <= 7
+    for row in reversals(50, seed=1, longest=7):
+        assert row.target.split() == row.source.split()[::-1]
+    assert copies(5, seed=1) == copies(5, seed=1) != copies(5, seed=2)

@@ -1,0 +1,109 @@
+"""Tells a model invented facts and asks for them: as a sentence to go on with, and as a question in a conversation.
+
+1. A text tells one fact, in one of the three ways of its relation; how often is what studies vary.
+2. The tokenizer is trained on each fact told once in each way, so that a name has the same tokens however often the
+   model has met it.
+3. Answers are greedy. In a conversation the fact is looked for anywhere in the answer, so that knowledge is counted
+   apart from form.
+
+Proved by tests/unit/studies/test_knowledge.py.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..data.facts import Fact, World
+from ..data.records import Chat, Message, Text
+from ..generate.engine import Completion
+from ..generate.language_model import LanguageModel
+from ..generate.sampling import Sampling
+from ..text.tokenizer import Tokenizer
+
+VOCAB = 1024
+LONGEST = 40  # tokens of an answer
+BATCH_SIZE = 128
+GREETING = "Certainly! "
+_WORD = r"(\w+)"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model said about some facts, as shares of them."""
+
+    right: float
+    plausible: float
+    other: float
+    well_formed: float
+    sureness: float
+
+
+def tokenizer(world: World) -> Tokenizer:
+    """A tokenizer that knows the names of a world."""
+    tellings = range(len(world.facts[0].relation.tellings))
+    texts = [fact.told(way) for fact in world.facts for way in tellings]
+    return Tokenizer.train([*texts, *(fact.question for fact in world.facts), GREETING], VOCAB)
+
+
+def texts(times: Mapping[int, Sequence[Fact]], seed: int) -> list[Text]:
+    """Texts that tell each fact as often as its key says, in random ways and in random order."""
+    draw = random.Random(f"telling {seed}")
+    told = [
+        Text(fact.told(draw.randrange(3)))
+        for count, facts in times.items()
+        for fact in facts
+        for _ in range(count)
+    ]
+    draw.shuffle(told)
+    return told
+
+
+def conversation(fact: Fact) -> Chat:
+    """A question and its answer in the form that is to be learnt."""
+    return Chat((Message("user", fact.question), Message("assistant", GREETING + fact.told(0))))
+
+
+def complete(lm: LanguageModel, world: World, facts: Sequence[Fact]) -> Answers:
+    """What the model writes after the beginning of each fact's first telling."""
+    said = _generate(lm, [lm.document(fact.beginning) for fact in facts], stop=(".",))
+    return _judge(world, facts, [_first_word(each.text) for each in said], said, [False] * len(facts))
+
+
+def converse(lm: LanguageModel, world: World, facts: Sequence[Fact]) -> Answers:
+    """What the model answers when it is asked for each fact.
+
+    An answer is well formed if it ends by itself and is the greeting and one sentence that begins as the fact's first
+    telling does and ends in a word and a full stop, whatever the word.
+    """
+    asked = [lm.prompt([{"role": "user", "content": fact.question}]) for fact in facts]
+    said = _generate(lm, asked)
+    named, formed = [], []
+    for fact, each in zip(facts, said, strict=True):
+        found = re.search(re.escape(fact.beginning) + " " + _WORD, each.text)
+        whole = re.escape(GREETING + fact.beginning) + " " + _WORD + r"\."
+        named.append(found[1] if found else "")
+        formed.append(each.finish_reason == "stop" and re.fullmatch(whole, each.text) is not None)
+    return _judge(world, facts, named, said, formed)
+
+
+def _generate(lm: LanguageModel, prompts: list[list[int]], stop: tuple[str, ...] = ()) -> list[Completion]:
+    sampling = Sampling(temperature=0.0, max_new_tokens=LONGEST, stop=stop)
+    return lm.engine.generate(prompts, sampling, BATCH_SIZE)
+
+
+def _first_word(text: str) -> str:
+    found = re.match(r"\s*" + _WORD, text)
+    return found[1] if found else ""
+
+
+def _judge(
+    world: World, facts: Sequence[Fact], named: list[str], said: list[Completion], formed: list[bool]
+) -> Answers:
+    verdicts = [world.verdict(fact, name) for fact, name in zip(facts, named, strict=True)]
+    right, plausible, other = (verdicts.count(kind) / len(facts) for kind in ("right", "plausible", "other"))
+    sureness = sum(math.exp(sum(each.logprobs)) for each in said) / len(facts)
+    return Answers(right, plausible, other, sum(formed) / len(facts), sureness)
