@@ -43,7 +43,7 @@ def command(
     """
     given = s.text(text)
     if target is not None:
-        target = s.text(target if target != "-" else "-")
+        target = s.text(target)
     file = page_file(model, out)
     from .. import api
     from ..inspect import look, numbers, overview, page

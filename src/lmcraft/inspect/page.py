@@ -157,7 +157,8 @@ def texts(seen: Inspection) -> dict[str, str]:
     return {
         "alignment_title": "Alignment",
         "alignment_text": (
-            f"A row for each token that was written, a column for each that was read; dark is a large weight, and the "
+            f"A row for each token that was written, a column for each that was read; the stronger the colour, "
+            f"the larger the weight. The "
             f"{how} of a row sum to 1. Each row is what the model looked at when it predicted that token."
         ),
         "tokens_text": tokens_text(seen),

@@ -25,6 +25,7 @@ GREY_ALPHA = 4  # PNG's colour type: a byte of grey, which is 0 everywhere, and 
 FONT = 12.5
 LETTER = 0.6  # of the font size, about the width of a letter
 LARGEST, SMALLEST, ACROSS = 30.0, 7.0, 620.0
+READABLE = 13.0  # on a narrow screen cells shrink to this before the picture must be scrolled
 
 
 def quantized(weights_TM: Tensor, linear: bool) -> Tensor:
@@ -37,11 +38,10 @@ def png(weights_TM: Tensor, linear: bool = False) -> bytes:
     """A PNG with one pixel for each weight in [0, 1]."""
     alpha_TM = quantized(weights_TM, linear)
     rows, columns = alpha_TM.shape
-    grey_alpha = alpha_TM.new_zeros(rows, 2 * columns)
-    grey_alpha[:, 1::2] = alpha_TM
-    lines = b"".join(b"\0" + bytes(row.tolist()) for row in grey_alpha)  # 0: a line that stands for itself
+    lines = alpha_TM.new_zeros(rows, 1 + 2 * columns)  # each line begins with 0: it stands for itself
+    lines[:, 2::2] = alpha_TM
     header = struct.pack(">IIBBBBB", columns, rows, 8, GREY_ALPHA, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines, 9)), (b"IEND", b""))
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines.numpy().tobytes(), 9)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in chunks)
 
 
@@ -80,15 +80,16 @@ def heat(image: str, rows: Sequence[str], columns: Sequence[str], alt: str, line
     box = Markup('x="{}" y="{}" width="{}" height="{}"').format(
         f"{left:.1f}", f"{top:.1f}", f"{wide:.1f}", f"{high:.1f}"
     )
-    right = Markup('viewBox="0 0 {w} {h}" width="{w}" height="{h}"').format(
-        w=f"{left + wide + 2:.0f}", h=f"{top + high + 2:.0f}"
+    least = left + min(cell, READABLE) * len(columns)
+    size = Markup('viewBox="0 0 {w} {h}" width="{w}" height="{h}" style="min-width: {least}px"').format(
+        w=f"{left + wide + 2:.0f}", h=f"{top + high + 2:.0f}", least=f"{least:.0f}"
     )
     return Markup(
         '<svg class="heat{}" {} role="img" aria-label="{}" font-size="{}">'
         '<g class="rows">{}</g><g class="columns">{}</g><image {} preserveAspectRatio="none" href="{}"/>'
         '<rect class="frame" {}/><g class="aim"></g></svg>'
     ).format(
-        " linear" if linear else "", right, alt, f"{font:.1f}", Markup("").join(labels), Markup("").join(heads),
+        " linear" if linear else "", size, alt, f"{font:.1f}", Markup("").join(labels), Markup("").join(heads),
         box, image, box,
     )  # fmt: skip
 
