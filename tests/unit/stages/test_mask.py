@@ -42,7 +42,7 @@ def prepared(tokenizer: Tokenizer, tmp_path, **settings) -> tuple[mask.Mask, Loa
 @pytest.mark.parametrize("whole_words", [False, True])
 def test_shares_of_what_is_hidden(tokenizer, tmp_path, whole_words):
     """A difference would mean another objective than BERT's 15 %, of which 80/10/10 (trap 29)."""
-    stage, loader = prepared(tokenizer, tmp_path, whole_words=whole_words)
+    _, loader = prepared(tokenizer, tmp_path, whole_words=whole_words)
     counts: Counter = Counter()
     for _ in range(40):
         batch = loader.next()
@@ -63,7 +63,7 @@ def test_shares_of_what_is_hidden(tokenizer, tmp_path, whole_words):
 
 def test_the_same_place_hides_the_same(tokenizer, tmp_path):
     """A difference would mean that a resumed run is another run; no difference between places, that it learns less."""
-    stage, loader = prepared(tokenizer, tmp_path)
+    _, loader = prepared(tokenizer, tmp_path)
     first = loader.batch([0, 1, 2], [7, 8, 9])
     state = np.random.get_state()[1].tolist(), torch.get_rng_state()
     again = loader.batch([0, 1, 2], [7, 8, 9])
@@ -76,7 +76,7 @@ def test_the_same_place_hides_the_same(tokenizer, tmp_path):
 
 def test_nothing_is_lost(tokenizer, tmp_path):
     """A difference would mean that a model learns other words than those of the text."""
-    stage, loader = prepared(tokenizer, tmp_path)
+    _, loader = prepared(tokenizer, tmp_path)
     plain = Loader(loader.tokens, WIDTH, 16, seed=0)
     for row in range(5):
         hidden, whole = loader.batch([row], [3]), plain.batch([row])
