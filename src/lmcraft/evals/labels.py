@@ -22,6 +22,13 @@ from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
+from sklearn.metrics import (
+    accuracy_score,
+    confusion_matrix,
+    f1_score,
+    precision_recall_fscore_support,
+    roc_auc_score,
+)
 
 from ..core.config import Strict
 from ..core.errors import UserError
@@ -77,8 +84,6 @@ def run(lm: LanguageModel, records: Sequence[Labeled], config: Config) -> Result
 
 
 def _f1(gold: list[str], said: list[str], labels: list[str]) -> dict[str, float]:
-    from sklearn.metrics import accuracy_score, f1_score
-
     metrics = {"accuracy": float(accuracy_score(gold, said))}
     present = [label for label in labels if label in {*gold, *said}]
     for average in ("macro", "weighted", "micro"):
@@ -88,8 +93,6 @@ def _f1(gold: list[str], said: list[str], labels: list[str]) -> dict[str, float]
 
 
 def _binary(gold: list[str], said: list[str], positive: str) -> dict[str, float]:
-    from sklearn.metrics import precision_recall_fscore_support
-
     values = precision_recall_fscore_support(
         gold, said, labels=[positive], average="micro", zero_division=0
     )  # of one class: its own numbers
@@ -98,8 +101,6 @@ def _binary(gold: list[str], said: list[str], positive: str) -> dict[str, float]
 
 def roc_auc(gold: Sequence[str], scores_NX: np.ndarray, labels: Sequence[str]) -> tuple[float | None, str]:
     """Mean area over the classes for which it exists (two classes: of the second), and a note on those it lacks for."""
-    from sklearn.metrics import roc_auc_score
-
     truth = np.array(gold)
     asked = [1] if len(labels) == 2 else range(len(labels))
     areas, without = [], []
@@ -116,8 +117,6 @@ def roc_auc(gold: Sequence[str], scores_NX: np.ndarray, labels: Sequence[str]) -
 
 
 def _tables(gold: list[str], said: list[str], labels: list[str]) -> dict[str, Any]:
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
-
     counts = confusion_matrix(gold, said, labels=labels).tolist()
     parts = precision_recall_fscore_support(gold, said, labels=labels, zero_division=0)
     each = [

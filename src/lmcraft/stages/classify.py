@@ -6,7 +6,7 @@
    left out and counted; the evaluation counts it as wrong.
 2. A text is bos + text + eos, cut at the end to a row (`overflow=truncate`, counted) or dropped.
 3. `pooling: auto` keeps what a base was trained with; else it is the mean for models that see both sides, and the last
-   position for those that read forward.
+   position for those that read forward. `cls` comes with BERT's dense layer and tanh.
 4. A base that has a head for the same classes goes on with it; any other gets a fresh one.
 
 Proved by tests/contract/test_stages.py and tests/unit/stages/test_classify.py.
