@@ -63,7 +63,8 @@ def evaluate(
     result = module.run(lm, records[:limit], config)
     if Run.exists(path):
         run = Run.open(path)
-        facts = {"metrics": result.metrics, "settings": result.settings, "files": list(files) or ["held out"]}
+        facts = {"metrics": result.metrics, "settings": result.settings, "files": list(files) or ["held out"],
+                 "tables": result.tables}  # fmt: skip
         run.write_json(f"evals/{kind}.json", facts)
         run.write_text(f"evals/{kind}.samples.jsonl", "".join(json.dumps(s) + "\n" for s in result.samples))
     return result
@@ -78,8 +79,12 @@ def held_out(path: str | Path, lm: LanguageModel) -> list:
     if not records:
         raise UserError("this run held nothing out", where=str(path), fix="name a file")
     if lm.template is None:
-        return [Text("\n".join(text for _, text in parts(record)), record.where) for record in records]
+        return [_plain(record) if isinstance(record, Chat) else record for record in records]
     return records
+
+
+def _plain(record: Chat) -> Text:
+    return Text("\n".join(text for _, text in parts(record)), record.where)
 
 
 def place(asked: Recipe, out: str | Path | None = None) -> Path:
@@ -156,13 +161,9 @@ def _train(run: Run, work: Work) -> Iterator[Step]:
                     step.number % config.eval_every == 0 or step.number == step.steps
                 ):
                     row["eval_loss"] = held_out_loss(
-                        work.stage,
-                        work.model,
-                        work.held,
-                        config.eval_rows,
-                        config.micro_batch_size or config.batch_size,
-                        config.precision,
-                    )
+                        work.stage, work.model, work.held, config.eval_rows, config.batch_size,
+                        config.precision, config.micro_batch_size,
+                    )  # fmt: skip
                 metrics.row(step.number, **row)
                 if step.number % config.save_every == 0:
                     run.sync()

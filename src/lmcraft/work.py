@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,11 @@ from .generate.language_model import directory_of, weights_of
 from .models import model as models
 from .recipe import Recipe
 from .text.chat import ChatTemplate
-from .text.tokenizer import Tokenizer
+from .text.tokenizer import SPECIALS, Tokenizer
 from .train import randomness
 from .train.precision import choose
+
+LABELS = ("label", "tags")  # parts of records that no model reads
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,14 @@ def prepare(asked: Recipe, place: Path, stored: dict[str, Any] | None) -> Work:
     stage = stage_module.build(asked.stage)
     base = directory_of(asked.base) if asked.base else None
     data = dataset.prepare(asked.data, asked.seed)
-    tokenizer = _tokenizer(asked, base, place, data)
+    tokenizer = _tokenizer(asked, base, place, data, getattr(stage_module, "SPECIALS", ()))
     template = _template(asked, base, tokenizer)
     model = (
         weights_of(base)
         if base
         else models.build(asked.model.model_copy(update={"vocab": asked.model.vocab or tokenizer.size}))
     )
+    own = None if asked.base else model.config  # a head that the stage adds is not what was asked for
     model = stage.ready(model, data.train, tokenizer)
     if model.config.vocab < tokenizer.size:
         raise UserError(
@@ -92,7 +95,7 @@ def prepare(asked: Recipe, place: Path, stored: dict[str, Any] | None) -> Work:
         "precision": _precision(asked, stored, work_device),
     })  # fmt: skip
     complete = asked.model_copy(update={
-        "train": train_config, "out": str(place), "model": None if asked.base else model.config,
+        "train": train_config, "out": str(place), "model": own,
         "data": asked.data.model_copy(update={"context": width}),
     })  # fmt: skip
     facts = {
@@ -106,15 +109,20 @@ def prepare(asked: Recipe, place: Path, stored: dict[str, Any] | None) -> Work:
     )
 
 
-def _tokenizer(asked: Recipe, base: Path | None, place: Path, data: dataset.Dataset) -> Tokenizer:
+def _tokenizer(
+    asked: Recipe, base: Path | None, place: Path, data: dataset.Dataset, specials: Sequence[str]
+) -> Tokenizer:
+    """The tokenizer that is named, the base's, or a new one; a model that is new may have one with more `specials`."""
     if asked.tokenizer.path:
-        return Tokenizer.load(asked.tokenizer.path)
+        given = Tokenizer.load(asked.tokenizer.path)
+        return given if base or not specials or given.mask is not None else given.extended(specials)
     if base:
         return Tokenizer.load(base)
     if (place / "tokenizer" / "tokenizer.json").is_file():  # a run that is resumed has made its own
         return Tokenizer.load(place / "tokenizer")
     say(f"training a tokenizer of {asked.tokenizer.vocab} tokens")
-    return Tokenizer.train((text for r in data.train for _, text in parts(r)), asked.tokenizer.vocab)
+    texts = (text for r in data.train for name, text in parts(r) if name not in LABELS)
+    return Tokenizer.train(texts, asked.tokenizer.vocab, (*SPECIALS, *specials))
 
 
 def _template(asked: Recipe, base: Path | None, tokenizer: Tokenizer) -> ChatTemplate:
@@ -173,8 +181,8 @@ def _preview(loader: Loader, tokenizer: Tokenizer) -> list[dict[str, Any]]:
     for row in range(min(2, len(loader.rows))):
         piece = loader.rows[row][0]
         first = int(loader.tokens.offsets[piece.document])
-        ids = loader.tokens.ids[first + piece.start : first + piece.stop + 1].tolist()
-        trained = loader.tokens.trained[first + piece.start : first + piece.stop + 1].tolist()
+        span = slice(first + piece.start, first + piece.stop + (not loader.labelled))
+        ids, trained = loader.tokens.ids[span].tolist(), loader.tokens.trained[span].tolist()
         source = loader.tokens.source(piece.document).tolist()
         shown_ids = zip([*source, *ids], [False] * len(source) + trained, strict=True)
         pieces = [[tokenizer.decode([i], skip_special=False), t] for i, t in [*shown_ids][:400]]

@@ -26,6 +26,7 @@ PAGES = (
     "docs/generating.md",
     "docs/evaluating.md",
     "docs/translating.md",
+    "docs/reading.md",
 )
 EXAMPLES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "examples").glob("*.yaml"))
 NANO = ["model.context=128", "tokenizer.vocab=300"]
@@ -50,6 +51,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "languages.jsonl").write_text(
         "\n".join(json.dumps({"en": s, "de": t, "fr": s}) for s, t in words)
     )
+    sentences = [{"text": f"a {w} day in week {n}", "label": w} for n in range(40) for w in ("fine", "bad")]
+    names = [{"tokens": ["Peter", "saw", str(n)], "tags": ["B-PER", "O", "O"]} for n in range(60)]
+    for name, made in (("sentences", sentences), ("names", names)):
+        (place / f"{name}.jsonl").write_text("\n".join(map(json.dumps, made)))
     shutil.copytree(ROOT / "examples", place / "examples")
     return place
 

@@ -9,48 +9,57 @@ import torch
 
 from lmcraft.core import find
 from lmcraft.data import synthetic
-from lmcraft.data.records import parts
+from lmcraft.data.records import Labeled, Parallel, Tagged, parts
 from lmcraft.generate.language_model import LanguageModel
-from lmcraft.models import decoder, encdec
+from lmcraft.models import decoder, encdec, encoder, heads
 from lmcraft.models import model as models
 from lmcraft.text.chat import ChatTemplate
 from lmcraft.text.tokenizer import Tokenizer
 
-# What each evaluation measures: kind of model, and records of each sort that it takes. A new one adds its line here.
-MEASURES = {
-    "perplexity": ("decoder", [synthetic.texts(5, seed=2), synthetic.conversations(5, seed=3)]),
-    "bleu": ("encdec", [synthetic.copies(5, seed=2, longest=6), synthetic.reversals(5, seed=3, longest=6)]),
+TEXTS = synthetic.texts(6, seed=2)
+PAIRS = [Parallel(r.text[:20], r.text[20:40], r.where) for r in TEXTS]
+LABELED = [Labeled(r.text[:40], "ab"[n % 2], r.where) for n, r in enumerate(TEXTS)]
+TAGGED = [
+    Tagged(words := tuple(r.text.split()[:6]), ("O", "B-X") * (len(words) // 2), r.where) for r in TEXTS
+]
+CASES = {
+    "perplexity": [("words", TEXTS), ("words", synthetic.conversations(5, seed=3))],
+    "bleu": [("pairs", PAIRS)],
+    "labels": [("classes", LABELED)],
+    "tags": [("tags", TAGGED)],
+    "retrieval": [("vectors", PAIRS)],
 }
-MODELS = {
-    "decoder": decoder.Config(context=64, layers=1, width=16, heads=2),
-    "encdec": encdec.Config(layers=1, width=16, heads=2),
+HEADS = {
+    "classes": {"task": "classes", "labels": ("a", "b")},
+    "tags": {"task": "tags", "labels": ("O", "B-X")},
+    "vectors": {"task": "embedding"},
 }
-CASES = [(kind, model, records) for kind, (model, sorts) in MEASURES.items() for records in sorts]
+EVERY = [(kind, *case) for kind, cases in CASES.items() for case in cases]
 
 
-@pytest.fixture(scope="module")
-def language_models() -> dict[str, LanguageModel]:
+def language_model(what: str) -> LanguageModel:
+    """A tiny model of the kind that an evaluation measures."""
     torch.manual_seed(0)
     records = synthetic.conversations(40, seed=1)
     tokenizer = Tokenizer.train((text for record in records for _, text in parts(record)), 320)
-    template = ChatTemplate.load("chatml", tokenizer)
-    return {
-        name: LanguageModel(
-            models.build(config.model_copy(update={"vocab": tokenizer.size})), tokenizer, template
-        )
-        for name, config in MODELS.items()
-    }
+    schema = {"words": decoder, "pairs": encdec}.get(what, encoder)
+    model = models.build(schema.Config(vocab=tokenizer.size, context=64, layers=1, width=16, heads=2))
+    if what in HEADS:
+        model = heads.around(model, **HEADS[what])
+    return LanguageModel(
+        model, tokenizer, ChatTemplate.load("chatml", tokenizer) if what == "words" else None
+    )
 
 
-def test_every_evaluation_is_measured_here() -> None:
-    """If this failed, a new evaluation would not be held to the contract."""
-    assert set(find.names("evals")) == set(MEASURES)
+def test_every_evaluation_has_a_case():
+    """If one had none, its numbers would be trusted untested."""
+    assert sorted(CASES) == find.names("evals")
 
 
-@pytest.mark.parametrize(("kind", "model", "records"), CASES)
-def test_contract(kind, model, records, language_models):
+@pytest.mark.parametrize("kind,what,records", EVERY)
+def test_contract(kind, what, records):
     """A number that is not finite, an unnamed setting or a missing sample could not be compared or checked later."""
-    module, lm = find.module("evals", kind), language_models[model]
+    module, lm = find.module("evals", kind), language_model(what)
     first, second = (module.run(lm, records, module.Config()) for _ in range(2))
     assert first == second
     assert first.kind == kind
@@ -58,3 +67,5 @@ def test_contract(kind, model, records, language_models):
     assert len(first.samples) == len(records)
     assert all(sample["where"] for sample in first.samples)
     assert first.settings
+    for table in first.tables.values():
+        assert all(len(row) == len(table["columns"]) for row in table["rows"])

@@ -16,7 +16,7 @@ from .output import emit, table
 
 def command(
     model: Annotated[str, typer.Argument(help="A run, a model directory or a name in the store.")],
-    kind: Annotated[str, typer.Argument(help="Which evaluation: perplexity.")],
+    kind: Annotated[str, typer.Argument(help="Which evaluation: perplexity, labels, tags, retrieval.")],
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
@@ -45,6 +45,11 @@ def command(
         "metrics": result.metrics,
         "settings": result.settings,
         "files": files,
+        "tables": result.tables,
     }
     note = ", ".join(f"{key} {value}" for key, value in result.settings.items())
-    emit(shown, as_json, f"{table(['metric', 'value'], rows)}\n({note})")
+    parts = [
+        table(["metric", "value"], rows),
+        *(table(t["columns"], t["rows"]) for t in result.tables.values()),
+    ]
+    emit(shown, as_json, "\n\n".join(parts) + f"\n({note})")

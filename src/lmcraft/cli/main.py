@@ -30,9 +30,7 @@ from ..core.errors import UserError
 from ..core.run import to_json, write_text
 
 # Help lists the verbs in the order of a model's life; a verb that is not named here comes after them.
-LIFE = (
-    "demo pull models show cp rm data tokenizer plan train compare generate chat inspect eval board feedback"
-)
+LIFE = "demo pull models show cp rm data tokenizer plan train compare generate chat read inspect eval board feedback"
 LATER = "merge export serve study runs report doctor"
 MARKUP = "markdown"
 

@@ -14,10 +14,20 @@ from ..core.log import say
 from .follow import follow
 from .output import emit
 
+NEXT = {
+    "pretrain": ("generate", ' "Once upon a time"'),
+    "sft": ("chat", ""),
+    "mask": ("read", ' "It was the [MASK] of it."'),
+    **dict.fromkeys(("classify", "tag", "embed"), ("read", ' "a text"')),
+}
+
 
 def command(
     source: Annotated[
-        str, typer.Argument(metavar="CONFIG|STAGE", help="A YAML file, or a stage: pretrain, sft.")
+        str,
+        typer.Argument(
+            metavar="CONFIG|STAGE", help="A YAML file, or a stage: pretrain, sft, translate, mask, …"
+        ),
     ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE…", help="Settings that win over the file.")
@@ -59,6 +69,5 @@ def _tell(result: dict[str, Any], stage: str) -> None:
     loss = f", loss {result['loss']:.4f}" if result["loss"] is not None else ""
     say(f"{result['run']}: {result['status']} after {result['step']} steps{loss}")
     say(f"report: {result['report']}")
-    verb = "chat" if stage == "sft" else "generate"
-    question = "" if verb == "chat" else ' "Once upon a time"'
+    verb, question = NEXT.get(stage, NEXT["pretrain"])
     say(f"next:   lmcraft {verb} {result['run']}{question}")

@@ -23,13 +23,17 @@ IGNORE = -100
 
 @dataclass(frozen=True)
 class Batch:
-    """int64 tokens, targets and segments, all [B, T]; `rows` names where each row came from."""
+    """int64 tokens, targets and segments, all [B, T]; `rows` names where each row came from.
+
+    Rows whose loss depends on one another stand in groups of `group` rows, which `split` never parts.
+    """
 
     tokens_BT: Tensor
     targets_BT: Tensor
     segments_BT: Tensor
     rows: list[str] = field(default_factory=list)
     source: Source | None = None
+    group: int = 1
 
     @property
     def count(self) -> int:
@@ -43,7 +47,8 @@ class Batch:
         return read if self.source is None else read + int((self.source.segments_BS != 0).sum())
 
     def split(self, rows: int) -> Iterator[Batch]:
-        """Micro-batches of at most `rows` rows, in order."""
+        """Micro-batches of at most `rows` rows, in order; of a whole group, where that is larger."""
+        rows = max(self.group, rows // self.group * self.group)
         for start in range(0, len(self.tokens_BT), rows):
             part = slice(start, start + rows)
             yield self._each(lambda tensor, part=part: tensor[part], self.rows[part])

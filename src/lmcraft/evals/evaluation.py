@@ -13,9 +13,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Result:
-    """Numbers, the settings that they depend on, and one entry a sample."""
+    """Numbers, the settings that they depend on, one entry a sample, and tables: a name → `columns` and `rows`."""
 
     kind: str
     metrics: dict[str, float]
     settings: dict[str, Any]
     samples: list[dict[str, Any]] = field(default_factory=list)
+    tables: dict[str, dict[str, list]] = field(default_factory=dict)

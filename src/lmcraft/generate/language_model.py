@@ -2,7 +2,7 @@
 
 A path is a run, a public model directory, a GGUF file, or a name in the local store.
 
-Legend: T positions, V vocabulary.
+Legend: T positions, D width, N texts, V vocabulary.
 Proved by tests/contract/test_engine.py and tests/cli/test_life.py.
 """
 
@@ -25,6 +25,7 @@ from ..text.chat import ChatTemplate
 from ..text.tokenizer import Tokenizer
 from .beam import Beams, search
 from .engine import Completion, Engine, Piece, Score
+from .reading import Filling, Label, Reader, Tagging
 from .sampling import Sampling
 
 
@@ -49,6 +50,8 @@ class LanguageModel:
         self.tokenizer.save(directory)
         if self.template is not None:
             (directory / "chat_template.jinja").write_text(self.template.source, encoding="utf-8")
+        if not self.model.generates:
+            return
         ids = {"bos_token_id": self.tokenizer.bos, "eos_token_id": self.engine.stop_ids,
                "pad_token_id": self.tokenizer.pad}  # fmt: skip
         write_json(directory / "generation_config.json", {k: v for k, v in ids.items() if v is not None})
@@ -87,6 +90,22 @@ class LanguageModel:
     def score(self, context: str, continuation: str) -> Score:
         """How likely `continuation` is after `context`; the two are tokenized apart, as in training on answers."""
         return self.engine.score([(self.ids(context), self.tokenizer.encode(continuation))])[0]
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """One vector for each text, float32 [N, D]; see `Reader.embed`."""
+        return Reader(self.model, self.tokenizer).embed(texts)
+
+    def classify(self, texts: Sequence[str]) -> list[Label]:
+        """The class of each text, with the probability of every class."""
+        return Reader(self.model, self.tokenizer).classify(texts)
+
+    def tag(self, sentences: Sequence[str | Sequence[str]]) -> list[Tagging]:
+        """The tag of every word; sentences are texts, or lists of words."""
+        return Reader(self.model, self.tokenizer).tag(sentences)
+
+    def fill(self, text: str, count: int = 5) -> list[list[Filling]]:
+        """For each [MASK] in the text the `count` likeliest tokens."""
+        return Reader(self.model, self.tokenizer).fill(text, count)
 
     @torch.inference_mode()
     def logits(self, ids: Sequence[int]) -> Tensor:

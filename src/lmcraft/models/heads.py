@@ -43,6 +43,7 @@ class Config(Strict):
     pooler: bool = Field(False, description="dense and tanh between pooling and classes (BERT)")
     normalized: bool = Field(True, description="embeddings of length 1")
     dropout: float = Field(0.0, ge=0, lt=1, description="before the classes or tags")
+    longest: int | None = Field(None, gt=2, description="texts are cut there; default: where the body ends")
 
     @field_validator("body", mode="before")
     @classmethod
@@ -56,8 +57,8 @@ class Config(Strict):
 
     @property
     def context(self) -> int:
-        """The body's longest text."""
-        return self.body.context
+        """Longest text in tokens."""
+        return min(self.longest or self.body.context, self.body.context)
 
     @property
     def tied(self) -> bool:
@@ -98,7 +99,8 @@ class Heads(nn.Module):
     @property
     def max_length(self) -> int | None:
         """Longest text in tokens."""
-        return self.body.max_length
+        limits = [limit for limit in (self.body.max_length, self.config.longest) if limit is not None]
+        return min(limits, default=None)
 
     @property
     def embedding(self) -> nn.Embedding:

@@ -87,6 +87,9 @@ def save(model: nn.Module, directory: Path, shard_bytes: int = SHARD_BYTES) -> N
         write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
     else:
         (directory / INDEX).unlink(missing_ok=True)
+    for name, content in (family.files(config) if hasattr(family, "files") else {}).items():
+        (directory / name).parent.mkdir(exist_ok=True)
+        write_json(directory / name, content)
     write_json(directory / "config.json", public)
     for file in directory.glob("model*.safetensors"):
         if _OURS_SHARD.fullmatch(file.name) and file.name not in names:
@@ -209,7 +212,12 @@ def _config(directory: Path) -> tuple[str, Family | None, Any]:
         if model_type == NATIVE:
             kind = public["lmcraft"]["kind"]
             return f"{NATIVE} {kind}", None, find.module("models", kind).Config(**public["lmcraft"])
-        return model_type, *families.read(public, str(file))
+        beside = {
+            name: read_json(directory / name)
+            for name in families.beside(model_type)
+            if (directory / name).is_file()
+        }
+        return model_type, *families.read({**public, **beside}, str(file))
     except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         why = " ".join(str(error).split()).partition(" For further information")[0]  # pydantic's
         raise UserError("config.json lacks or garbles a setting", where=str(file), why=why) from error

@@ -34,9 +34,31 @@ class Number:
     remark: str = ""
 
 
+DOING = {
+    "pretrain": "trained to predict the next token of",
+    "sft": "tuned to answer, on",
+    "mask": "trained to guess hidden words of",
+    "classify": "trained to classify the texts of",
+    "tag": "trained to tag the words of",
+    "embed": "trained to find the partners in",
+}
+# What a loss is counted by, where it is no token of a text; a perplexity then means nothing.
+TARGETS = {"classify": "text", "tag": "word", "embed": "pair"}
+READS = {
+    "mask": ("Let it guess a hidden word", '"It was the [MASK] of it."'),
+    "classify": ("Let it classify a text", '"a text"'),
+    "tag": ("Let it tag a sentence", '"a sentence"'),
+    "embed": ("Compare texts", '"one text" "another text"'),
+}
+MEASURES = {"classify": "labels", "tag": "tags", "embed": "retrieval"}
+
+
 def title(facts: Facts) -> str:
     """What the stage is called in a heading."""
-    names = {"pretrain": "Pre-training", "sft": "Fine-tuning"}
+    names = {
+        "pretrain": "Pre-training", "sft": "Fine-tuning", "mask": "Masked words", "classify": "Classification",
+        "tag": "Tagging", "embed": "Sentence embeddings",
+    }  # fmt: skip
     return names.get(facts.stage, facts.stage.replace("_", " ").capitalize())
 
 
@@ -60,11 +82,7 @@ def _what(facts: Facts) -> str:
 
 
 def _doing(facts: Facts) -> str:
-    if facts.stage == "pretrain":
-        return "trained to predict the next token of"
-    if facts.stage == "sft":
-        return "tuned to answer, on"
-    return f"trained ({facts.stage}) on"
+    return DOING.get(facts.stage, f"trained ({facts.stage}) on")
 
 
 def _data(facts: Facts) -> str:
@@ -107,7 +125,8 @@ def _result(facts: Facts) -> str:
         values = facts.column(column)
         if not values:
             continue
-        last = f"{words.nats(values[-1])} nats per token (perplexity {words.perplexity(values[-1])})"
+        last = f"{words.nats(values[-1])} nats per {TARGETS.get(facts.stage, 'token')}"
+        last += "" if facts.stage in TARGETS else f" (perplexity {words.perplexity(values[-1])})"
         if len(values) == 1:
             return f"The {name} is {last}."
         direction = "fell" if values[-1] < values[0] else "rose" if values[-1] > values[0] else "stayed"
@@ -120,7 +139,8 @@ def numbers(facts: Facts) -> list[Number]:
     found = []
     for column, label in (("eval_loss", "held-out loss"), ("loss", "training loss")):
         if values := facts.column(column):
-            found.append(Number(label, words.nats(values[-1]), f"perplexity {words.perplexity(values[-1])}"))
+            remark = "" if facts.stage in TARGETS else f"perplexity {words.perplexity(values[-1])}"
+            found.append(Number(label, words.nats(values[-1]), remark))
     if (parameters := facts.state.get("parameters")) is not None:
         found.append(Number("parameters", words.short(parameters)))
     if facts.tokens_trained is not None:
@@ -147,6 +167,11 @@ def next_commands(facts: Facts) -> list[Command]:
         return []
     if facts.stage == "sft":
         return [Command("Talk to it", f"lmcraft chat {shlex.quote(run)}")]
+    if facts.stage in READS:
+        what, text = READS[facts.stage]
+        kind = MEASURES.get(facts.stage)
+        measure = [Command("Measure it", f"lmcraft eval {shlex.quote(run)} {kind}")] if kind else []
+        return [Command(what, f"lmcraft read {shlex.quote(run)} {text}"), *measure]
     commands = []
     if facts.stage == "pretrain":
         commands.append(Command("Tune it to answer", _tune(facts, run)))

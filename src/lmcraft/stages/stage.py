@@ -2,7 +2,8 @@
 
 A stage knows nothing of optimizers, devices, ranks, checkpoints or logs. Each stage file has a `Config`, the kind of
 model that it trains by default (`MODEL`), a default peak learning rate `LR`, whether it needs a chat template (`CHAT`),
-whether documents may share a row (`PACK`), and `build(config) → Stage`.
+whether documents may share a row (`PACK`), and `build(config) → Stage`. One that needs special tokens of its own names
+them (`SPECIALS`).
 
 Proved by tests/contract/test_stages.py.
 """
@@ -71,6 +72,12 @@ class NextToken:
             f"a model of kind {kind} cannot be trained to continue text", where=f"model.kind={kind}", why=why,
             fix="choose model.kind=decoder or rnn, or stage=translate for sources and targets, stage=mask for encoders",
         )  # fmt: skip
+
+
+def same_labels(model: nn.Module, task: str, labels: Sequence[str]) -> bool:
+    """Whether a model has a head for this task already that knows all of these labels."""
+    config = model.config
+    return getattr(config, "task", None) == task and set(labels) <= set(config.labels)
 
 
 def next_token_loss(model: nn.Module, batch: Batch) -> Tensor:

@@ -24,6 +24,10 @@ from ..core.disk import read_json
 from ..core.errors import UserError
 
 END_OF_DOCUMENT = "<|endoftext|>"
+PUBLIC = ("bos", "eos", "pad", "unk", "mask", "cls", "sep")  # roles that tokenizer_config.json names
+MASK = "<|mask|>"
+MASKS = (MASK, "[MASK]", "<mask>")
+BERT = {"cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]", "pad": "[PAD]", "unk": "[UNK]"}
 PADS = ("<|pad|>", "<pad>", "[PAD]")
 # Ends of turns in use: ChatML and Qwen, Llama 3, Gemma, Phi, OpenChat, Gemma 4, gpt-oss.
 TURN_ENDS = (
@@ -51,6 +55,9 @@ class Roles:
     pad: str | None = None
     end_of_turn: str | None = None
     unk: str | None = None
+    mask: str | None = None
+    cls: str | None = None
+    sep: str | None = None
     stop_ids: tuple[int, ...] = ()
     begins: bool = True
 
@@ -71,7 +78,13 @@ def guess_roles(tokens: Sequence[str]) -> Roles:
         pad=first(*PADS),
         end_of_turn=first(*TURN_ENDS),
         unk=first("<unk>", "[UNK]"),
+        mask=find_mask(tokens),
     )
+
+
+def find_mask(tokens: Sequence[str]) -> str | None:
+    """The token that stands in the place of a masked word, by its name."""
+    return next((name for name in MASKS if name in tokens), None)
 
 
 def read_roles(directory: Path, library: tokenizers.Tokenizer, added: Sequence[str]) -> Roles:
@@ -83,7 +96,7 @@ def read_roles(directory: Path, library: tokenizers.Tokenizer, added: Sequence[s
     names = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "config.json")
     config, mapped, generation, model = (_object(directory / name) for name in names)
     found: dict[str, str | None] = {}
-    for role in ("bos", "eos", "pad", "unk"):
+    for role in PUBLIC:
         found[role] = _named(config, mapped, role, directory)
         if found[role] is None and f"{role}_token" not in config:
             found[role] = _by_id(library, generation, model, role)
@@ -93,7 +106,13 @@ def read_roles(directory: Path, library: tokenizers.Tokenizer, added: Sequence[s
                 where=str(directory / "tokenizer_config.json"),
                 fix="name a token of tokenizer.json, or add it there",
             )
-    if found["bos"] is None and found["eos"] is None and not config and not mapped:
+    if isinstance(
+        library.model, tokenizers.models.WordPiece
+    ):  # BERT's old files leave its names to the program
+        found |= {
+            r: name for r, name in BERT.items() if found[r] is None and library.token_to_id(name) is not None
+        }
+    elif found["bos"] is None and found["eos"] is None and not config and not mapped:
         return guess_roles(added)
     stops = tuple(i for i in _ids(generation.get("eos_token_id")) if library.id_to_token(i) is not None)
     end = end_of_turn(found["eos"], template_source(directory), library, stops)

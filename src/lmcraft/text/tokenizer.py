@@ -16,13 +16,13 @@ Proved by tests/unit/text/test_tokenizer.py and tests/unit/text/test_tokenizer_p
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,13 @@ from tokenizers import Tokenizer as _Library
 from ..core import gguf
 from ..core.disk import write_json, write_text
 from ..core.errors import UserError
-from . import gguf_tokenizer
-from .special import END_OF_DOCUMENT, Roles, guess_roles, read_roles
+from . import gguf_tokenizer, wordpiece
+from .bytelevel import BYTE_OF, BYTES
+from .compression import Compression
+from .special import END_OF_DOCUMENT, PUBLIC, Roles, find_mask, guess_roles, read_roles
 
 SPECIALS = (END_OF_DOCUMENT, "<|im_start|>", "<|im_end|>", "<|pad|>")
 MAX_FILE_BYTES = 256 << 20
-BYTES = 256
 
 # The alternatives in order; the first that matches at a place wins.
 _SPLIT = "|".join(
@@ -53,28 +54,6 @@ _SPLIT = "|".join(
 )
 
 
-@dataclass(frozen=True)
-class Compression:
-    """How much text one token holds, over some texts."""
-
-    bytes: int
-    characters: int
-    words: int
-    tokens: int
-
-    @property
-    def bytes_per_token(self) -> float:
-        return self.bytes / self.tokens if self.tokens else 0.0
-
-    @property
-    def tokens_per_byte(self) -> float:
-        return self.tokens / self.bytes if self.bytes else 0.0
-
-    @property
-    def tokens_per_word(self) -> float:
-        return self.tokens / self.words if self.words else 0.0
-
-
 class Tokenizer:
     """A vocabulary with its merge rules and special tokens.
 
@@ -83,24 +62,26 @@ class Tokenizer:
         roles: which special token begins, ends and pads.
 
     Attributes:
-        bos, eos, pad, end_of_turn: ids, or None where the vocabulary has no such token.
+        bos, eos, pad, end_of_turn, mask: ids, or None where the vocabulary has no such token. BERT's [CLS] and [SEP]
+            begin and end a text.
         stop_ids: every id that a model with this tokenizer may end with.
     """
 
     def __init__(self, library: _Library, roles: Roles) -> None:
         self._library = library
         self.roles = roles
-        self.bos, self.eos, self.pad, self.end_of_turn = (
-            self.id(token) for token in (roles.bos, roles.eos, roles.pad, roles.end_of_turn)
-        )
+        named = (roles.bos or roles.cls, roles.eos or roles.sep, roles.pad, roles.end_of_turn, roles.mask)
+        self.bos, self.eos, self.pad, self.end_of_turn, self.mask = map(self.id, named)
         self.stop_ids = sorted({*roles.stop_ids, self.eos, self.end_of_turn} - {None})
-        control = {roles.bos, roles.eos, roles.pad, roles.end_of_turn} - {None}
+        control = {*named} - {None}
         self._specials = {
             token.content: number
             for number, token in library.get_added_tokens_decoder().items()
             if token.special or token.content in control
         }
         self.special_ids = frozenset(self._specials.values())
+        # What no text may be turned into: all of them, but for an unk token that is nothing else besides.
+        self._control_ids = self.special_ids - ({self.id(roles.unk)} - {*map(self.id, control)})
         self._settings = json.loads(library.to_str())
 
     # -- making one --------------------------------------------------------------------------------------------------
@@ -153,6 +134,9 @@ class Tokenizer:
             with _library_errors(str(path)):
                 return cls(*gguf_tokenizer.build(gguf.read(path)))
         file = path if path.is_file() else path / "tokenizer.json"
+        if not file.is_file() and (path / wordpiece.VOCABULARY).is_file():
+            library = wordpiece.read(path)
+            return cls(library, read_roles(path, library, list(wordpiece.NAMES.values())))
         if not file.is_file():
             raise UserError(
                 "there is no tokenizer here", where=str(file),
@@ -168,6 +152,14 @@ class Tokenizer:
         added = [token.content for token in library.get_added_tokens_decoder().values()]
         return cls(library, read_roles(file.parent, library, added))
 
+    def extended(self, specials: Sequence[str]) -> Tokenizer:
+        """The same with these special tokens behind its vocabulary, if it does not have them."""
+        library = _Library.from_str(self._library.to_str())
+        library.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in specials])
+        return type(self)(
+            library, dataclasses.replace(self.roles, mask=self.roles.mask or find_mask(specials))
+        )
+
     def save(self, directory: str | Path) -> None:
         """Writes tokenizer.json and tokenizer_config.json, which `transformers.AutoTokenizer` reads."""
         directory = Path(directory)
@@ -177,7 +169,7 @@ class Tokenizer:
             # Without this transformers takes the name of the class for an old one and warns about a length.
             "model_max_length": 1_000_000_000,
         }
-        for role in ("bos", "eos", "pad", "unk"):
+        for role in PUBLIC:
             token = getattr(self.roles, role)
             if token is not None:
                 config[f"{role}_token"] = token
@@ -220,6 +212,10 @@ class Tokenizer:
         """The id of a token by its text in the vocabulary."""
         return None if token is None else self._library.token_to_id(token)
 
+    def token(self, number: int) -> str | None:
+        """How a token is written in the vocabulary."""
+        return self._library.id_to_token(number)
+
     def token_bytes(self, number: int) -> bytes:
         """The bytes that a token stands for; a piece of a character for some tokens.
 
@@ -235,7 +231,7 @@ class Tokenizer:
                 f"there is no token with the id {number}", why=f"ids go from 0 to {self.size - 1}"
             )
         if self._is_byte_level:
-            return b"".join(_BYTE_OF[c] if c in _BYTE_OF else c.encode() for c in token)
+            return b"".join(BYTE_OF[c] if c in BYTE_OF else c.encode() for c in token)
         if re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", token):
             return bytes([int(token[3:5], 16)])
         return token.removeprefix("##").replace("▁", " ").encode("utf-8")
@@ -281,14 +277,22 @@ class Tokenizer:
         """Ids of `text` in which nothing is special, whatever is written in it."""
         with _library_errors("the text to encode"):
             ids = self._plain.encode(_checked(text), add_special_tokens=False).ids
-        if self.special_ids.isdisjoint(ids):
+        if self._control_ids.isdisjoint(ids):
             return ids
         # Some vocabularies hold special tokens as ordinary words too; a cut inside the word keeps it from matching.
         match = self._any_special.search(text)
         if match is None:
-            return [number for number in ids if number not in self.special_ids]
+            return [number for number in ids if number not in self._control_ids]
         cut = match.start() + 1
         return self.encode_plain(text[:cut]) + self.encode_plain(text[cut:])
+
+    def spans(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """`encode_plain` of each, and the characters (start, stop) that each id stands for."""
+        with _library_errors("the text to encode"):
+            found = self._plain.encode_batch(list(map(_checked, texts)), add_special_tokens=False)
+        pairs = [zip(encoding.ids, encoding.offsets, strict=True) for encoding in found]
+        kept = [[pair for pair in one if pair[0] not in self._control_ids] for one in pairs]
+        return [([number for number, _ in one], [span for _, span in one]) for one in kept]
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """The text of `ids`; bytes that are no UTF-8 become U+FFFD."""
@@ -329,6 +333,11 @@ class Tokenizer:
     @functools.cached_property
     def _is_byte_level(self) -> bool:
         return any(part.get("type") == "ByteLevel" for part in _parts(self._settings.get("decoder")))
+
+    @property
+    def marks_continuations(self) -> bool:
+        """Whether pieces inside a word are written with ## (WordPiece)."""
+        return self._settings["model"].get("type") == "WordPiece"
 
     @functools.cached_property
     def _marks_beginnings(self) -> bool:
@@ -387,14 +396,3 @@ def _library_errors(where: str) -> Iterator[None]:
         BaseException
     ) as error:  # a panic of the library's Rust code is no Exception, other errors are bare ones
         raise UserError(f"the tokenizer library refuses it: {str(error)[:300]}", where=where) from None
-
-
-def _byte_alphabet() -> dict[str, bytes]:
-    """The byte of each character of GPT-2's alphabet: printable ones are themselves, others come after 255."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(BYTES) if byte not in printable]
-    named = {chr(byte): byte for byte in printable} | {chr(BYTES + n): byte for n, byte in enumerate(others)}
-    return {character: bytes([byte]) for character, byte in named.items()}
-
-
-_BYTE_OF = _byte_alphabet()

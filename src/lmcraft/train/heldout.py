@@ -14,9 +14,10 @@ from .precision import computing
 
 @torch.no_grad()
 def held_out_loss(
-    stage, model: nn.Module, loader: Loader, rows: int, batch_size: int, precision: str
-) -> float:
-    """Mean loss per target, in nats, over the first `rows` rows."""
+    stage, model: nn.Module, loader: Loader, rows: int, batch_size: int, precision: str,
+    micro_batch_size: int | None = None,
+) -> float:  # fmt: skip
+    """Mean loss per target, in nats, over the first `rows` rows, in batches as in training."""
     device = next(model.parameters()).device
     rows = min(rows, len(loader.rows))
     was_training = model.training
@@ -24,8 +25,9 @@ def held_out_loss(
     total, count = 0.0, 0
     for start in range(0, rows, batch_size):
         batch = loader.batch(list(range(start, min(start + batch_size, rows))))
-        with computing(precision, device):
-            total += float(stage.loss(model, batch.to(device)))
+        for micro in batch.split(micro_batch_size or batch_size):
+            with computing(precision, device):
+                total += float(stage.loss(model, micro.to(device)))
         count += batch.count
     model.train(was_training)
     return total / max(1, count)

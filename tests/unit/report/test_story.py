@@ -49,6 +49,24 @@ def test_texts_are_no_data_for_tuning(make_run) -> None:
     assert pull == "lmcraft pull chitchat" and train.endswith("data=chitchat")
 
 
+@pytest.mark.parametrize(
+    "stage,unit,lines",
+    [
+        ("mask", "token", ["read {run} 'It was the [MASK] of it.'"]),
+        ("classify", "text", ["read {run} 'a text'", "eval {run} labels"]),
+        ("tag", "word", ["read {run} 'a sentence'", "eval {run} tags"]),
+        ("embed", "pair", ["read {run} 'one text' 'another text'", "eval {run} retrieval"]),
+    ],
+)
+def test_after_training_an_encoder_comes_reading(make_run, stage, unit, lines) -> None:
+    """If this failed, the page would advise to generate with a model that cannot, or show a perplexity of classes."""
+    run = make_run(stage=stage)
+    told = [shlex.split(line) for line in commands(run)]
+    assert told == [shlex.split(f"lmcraft {line.format(run=shlex.quote(str(run.path)))}") for line in lines]
+    result = story.sentences(facts.read(run))[-1].replace("\u00a0", " ")
+    assert f"nats per {unit}" in result and ("perplexity" in result) == (stage == "mask")
+
+
 def test_after_tuning_comes_talking(make_run) -> None:
     """If this failed, a newcomer would not find the chat."""
     run = make_run(stage="sft")

