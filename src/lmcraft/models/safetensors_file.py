@@ -34,7 +34,8 @@ DTYPES = {
 }  # fmt: skip
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 PIECE_BYTES = 1 << 22
-MAX_HEADER_BYTES = 100_000_000
+MAX_HEADER_BYTES = 10_000_000  # a hundred thousand tensors
+MAX_DIMENSIONS = 16
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ def _stored(file: Path, name: str, entry: Any, start: int) -> Stored:
         numbers = [*shape, begin, end]
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(file, f"the entry of {name!r} lacks or garbles a part") from error
-    if not all(type(number) is int and 0 <= number < 1 << 63 for number in numbers):
+    whole = all(type(number) is int and 0 <= number < 1 << 63 for number in numbers)
+    if not whole or not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS:
         raise _damaged(file, f"the entry of {name!r} has sizes that are none")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise UserError(

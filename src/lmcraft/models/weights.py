@@ -35,6 +35,7 @@ from .safetensors_file import NAMES, PIECE_BYTES, Stored, ToWrite
 NATIVE = "lmcraft"
 INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5_000_000_000
+MAX_LAYERS = 10_000
 _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}\.safetensors")
 _OURS_SHARD = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 
@@ -175,10 +176,10 @@ def examine(directory: Path) -> Report:
 def _matched(directory: Path) -> tuple[nn.Module, list[tuple[Link, list[Stored]]], Report]:
     """The model without memory, and for each of its links the stored tensors that hold it."""
     model_type, family, config = _config(directory)
-    with torch.device("meta"):
-        model = build(config)
+    found = _stored(directory)
+    model = skeleton(config, len(found), str(directory / "config.json"))
     table = _native_links(model) if family is None else list(family.links(config))
-    stored, left_out = _renamed(_stored(directory), table, family)
+    stored, left_out = _renamed(found, table, family)
     weights = model.state_dict(keep_vars=True)
     matches, problems = [], {"missing": [], "of another shape": [], "of another number format": []}
     copies: list[str] = []
@@ -208,6 +209,7 @@ def _config(directory: Path) -> tuple[str, Family | None, Any]:
         raise UserError("this is not a model directory", where=str(directory), why="it has no config.json")
     public = read_json(file)
     try:
+        _bounded(public, file)
         model_type = public.get("model_type")
         if model_type == NATIVE:
             kind = public["lmcraft"]["kind"]
@@ -221,6 +223,17 @@ def _config(directory: Path) -> tuple[str, Family | None, Any]:
     except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         why = " ".join(str(error).split()).partition(" For further information")[0]  # pydantic's
         raise UserError("config.json lacks or garbles a setting", where=str(file), why=why) from error
+
+
+def _bounded(public: dict[str, Any], file: Path) -> None:
+    """A number of layers that would keep a machine busy is no number of layers."""
+    for key, value in public.items():
+        if isinstance(value, dict):
+            _bounded(value, file)
+        elif "layer" in key and isinstance(value, int | float) and value > MAX_LAYERS:
+            raise UserError(
+                f"{key} = {value} is too large", where=str(file), why=f"at most {MAX_LAYERS} are read"
+            )
 
 
 def _renamed(
@@ -293,6 +306,22 @@ def _files(directory: Path) -> list[str]:
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------
+
+
+def skeleton(config: Any, tensors: int, where: str) -> nn.Module:
+    """A model without memory.
+
+    Args:
+        tensors: how many are stored; each layer has some, so more layers than that are a mistake or an attack.
+    """
+    layers = getattr(config, "layers", 0)
+    if layers > tensors:
+        raise UserError(f"{layers} layers are too many", where=where, why=f"{tensors} tensors are stored")
+    try:
+        with torch.device("meta"):
+            return build(config)
+    except (RuntimeError, TypeError, OverflowError) as error:  # sizes whose product no machine can count
+        raise UserError("the model is too large", where=where, why=str(error).partition("\n")[0]) from error
 
 
 def materialise(model: nn.Module) -> None:

@@ -98,6 +98,7 @@ DAMAGED = {
     "a size that is true": with_header({"a": ENTRY | {"shape": [True, 4]}}),
     "a shape of text": with_header({"a": ENTRY | {"shape": "4"}}),
     "a large size": with_header({"a": ENTRY | {"shape": [2**63 - 1]}}),
+    "sizes that multiply for minutes": with_header({"a": ENTRY | {"shape": [2**62] * 300_000}}),
     "sizes that multiply": with_header({"a": ENTRY | {"shape": [2**32, 2**32]}}),
     "three offsets": with_header({"a": ENTRY | {"data_offsets": [0, 8, 16]}}),
     "offsets backwards": with_header({"a": ENTRY | {"data_offsets": [16, 0]}}),

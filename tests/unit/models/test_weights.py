@@ -96,6 +96,11 @@ def test_missing_weights_are_told(saved):
     "text",
     ["", "{", "[]", "{}", '{"model_type": "lmcraft"}', '{"model_type": "lmcraft", "lmcraft": {"kind": "nothing"}}',
              '{"model_type": "lmcraft", "lmcraft": {"kind": "decoder", "layers": -1}}', '{"model_type": "bert"}',
+             '{"model_type": "lmcraft", "lmcraft": {"kind": "rnn", "vocab": 3, "layers": 1000000000}}',
+             '{"model_type": "lmcraft", "lmcraft": {"kind": "rnn", "vocab": 3, "layers": 900}}',
+             '{"model_type": "lmcraft", "lmcraft": {"kind": "rnn", "vocab": 1000000000000, "width": 1000000000000}}',
+             '{"model_type": "qwen2", "num_hidden_layers": 1000000000}', '{"model_type": "gemma3", "text_config": []}',
+             '{"model_type": {}}', '{"model_type": "gemma3_text", "sliding_window_pattern": 0}',
              '{"model_type": "llama"}', '{"model_type": "llama", "vocab_size": "many"}', "null"],
 )  # fmt: skip
 def test_a_damaged_config_is_told(saved, text):
