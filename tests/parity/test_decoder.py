@@ -203,3 +203,26 @@ def test_remembering_under_dynamic_scaling_equals_transformers_at_each_length(tm
             expected = theirs(tokens_BT[:, :start], use_cache=False).logits[:, -1]
             assert (found - expected).abs().max() < 1e-5 * expected.abs().max(), start
     assert start == 150 and memory.longest == 150
+
+
+def test_the_language_model_of_a_gemma_with_images_is_read(tmp_path):
+    """A difference would mean that the larger Gemmas speak otherwise here, or that a part is left out unsaid."""
+    torch.manual_seed(0)
+    vision = {
+        "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "image_size": 28,
+        "patch_size": 14,
+    }  # fmt: skip
+    config = transformers.Gemma3Config(
+        text_config=gemma(tie_word_embeddings=True), vision_config=vision, mm_tokens_per_image=4, image_token_index=96,
+        boi_token_index=95, eoi_token_index=94,
+    )  # fmt: skip
+    config._attn_implementation = "eager"
+    theirs = transformers.Gemma3ForConditionalGeneration(config).eval()
+    theirs.save_pretrained(tmp_path)
+    ours, report = weights.load_reported(tmp_path)
+    assert report.left_out and all("vision" in name or "multi_modal" in name for name in report.left_out)
+    assert "the part that sees images" in str(report)
+    tokens_BT = torch.randint(0, 90, (2, 60), generator=torch.Generator().manual_seed(6))
+    with torch.no_grad():
+        expected, found = theirs(tokens_BT).logits, ours.head(ours(tokens_BT))
+    assert (expected - found).abs().max() < 1e-5 * expected.abs().max()

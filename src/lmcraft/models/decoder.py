@@ -228,7 +228,8 @@ class Decoder(nn.Module):
         lengths_BT = None
         if config.rope is not None and config.rope.kind == "dynamic":
             if memory is not None:
-                lengths_BT = (memory.lengths_B + _counts(tokens_BT, segments_BT))[:, None]
+                lengths_B = memory.lengths_B + _counts(tokens_BT, segments_BT)
+                lengths_BT = lengths_B[:, None].expand_as(tokens_BT)
             else:
                 lengths_BT = lengths(torch.ones_like(tokens_BT) if segments_BT is None else segments_BT)
         made: dict[tuple, Sight] = {}

@@ -8,7 +8,6 @@ Format: https://github.com/huggingface/safetensors#format.
    library maps the file instead: then peak memory is that of the model and of the file.)
 2. Writing asks for each tensor piece by piece. The file appears under its name when it is whole.
 
-Legend: none; tensors here have any shape.
 Proved by tests/unit/models/test_safetensors_file.py.
 """
 
