@@ -45,7 +45,7 @@ MODELS = {
         window=5,
         rope={"kind": "dynamic", "factor": 4},
         attention={"full_layers": [1], "local_rope_base": 100.0},
-    ),  # fmt: skip
+    ),
     "sinusoidal": decoder.Config(vocab=31, context=24, layers=1, width=32, heads=2, positions="sinusoidal"),
     "lstm": rnn.Config(vocab=31, layers=2, width=32),
     "rnn": rnn.Config(vocab=31, layers=1, width=32, cell="rnn", residual=False),
