@@ -23,7 +23,8 @@ from pathlib import Path
 from results import append
 
 from lmcraft.core.run import Run
-from lmcraft.data import store
+from lmcraft.data import dataset, store
+from lmcraft.data.load import load
 
 LMCRAFT = [sys.executable, "-m", "lmcraft"]
 PULLED = ("conll2003", "vader", "minilm")
@@ -31,7 +32,7 @@ OPINIONS = ["data=vader", "data.holdout=0.2"]
 NAMES = ["data=conll2003", "data.valid=conll2003/valid", "data.limit=8000"]
 SMALL = ["model.layers=4", "model.width=192", "model.heads=4", "model.dropout=0.1", "model.context=128"]
 WORDS = [
-    "data=[conll2003,vader]", *SMALL, "tokenizer.vocab=6000", "train.batch_size=32", "train.epochs=12", "train.lr=2e-3",
+    *SMALL, "tokenizer.vocab=6000", "train.batch_size=32", "train.epochs=12", "train.lr=2e-3",
 ]  # fmt: skip
 NEW = [*SMALL, "tokenizer.path={words}", "train.lr=1e-3"]
 OURS = ["base={words}", "train.lr=5e-4"]
@@ -50,6 +51,16 @@ def train(place: Path, stage: str, settings: list[str]) -> Run:
     if not (Run.exists(place) and Run.open(place).state["status"] == "done"):
         lmcraft("train", stage, *settings, "train.eval_every=100", "--out", str(place))
     return Run.open(place)
+
+
+def texts(file: Path) -> Path:
+    """The words of what is trained on, and nothing of what is measured on."""
+    opinions = dataset.prepare(dataset.Config(files=("vader",), holdout=0.2), seed=0).train
+    news = load(["conll2003"]).require().records
+    rows = [record.text for record in opinions] + [" ".join(record.tokens) for record in news]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows), encoding="utf-8")
+    return file
 
 
 def measure(model: str, kind: str, *files: str) -> dict:
@@ -79,7 +90,7 @@ def main() -> None:
     for name in PULLED:
         if not store.has(name):
             lmcraft("pull", name)
-    words = train(asked.out / "words", "mask", WORDS)
+    words = train(asked.out / "words", "mask", [f"data={texts(asked.out / 'texts.jsonl')}", *WORDS])
     first = f"masked words: {words.state['parameters']:,} parameters, {minutes(words)} minutes."
     opinions, names, pairs = [], [], []
     for base, settings in BASES.items():

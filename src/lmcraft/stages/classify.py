@@ -14,6 +14,7 @@ Proved by tests/contract/test_stages.py and tests/unit/stages/test_classify.py.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ LR = 1e-4
 CHAT = False
 PACK = True
 CHUNK = 1000
+_NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
 
 
 class Config(Strict):
@@ -119,12 +121,10 @@ class Classify:
         return summed_cross_entropy(model, model(batch.tokens_BT, batch.segments_BT), batch.targets_BT)
 
 
-def _in_order(label: str) -> tuple[float, str]:
+def _in_order(label: str) -> tuple[bool, float, str]:
     """Numbers by value, before words by letter."""
-    try:
-        return float(label), label
-    except ValueError:
-        return float("inf"), label
+    number = _NUMBER.fullmatch(label) is not None
+    return not number, float(label) if number else 0.0, label
 
 
 def build(config: Config) -> Classify:

@@ -187,9 +187,11 @@ def links(config: Any) -> Iterator[Link]:
     if name in WORDS:
         yield from _linear("cls.predictions.transform.dense", "transform.dense")
         yield from _norm("cls.predictions.transform.LayerNorm", "transform.norm")
-        yield Link("cls.predictions.bias", ("output.bias",), copies=("cls.predictions.decoder.bias",))
-        if not body.tied:
-            yield Link("cls.predictions.decoder.weight", ("output.weight",))
+        if body.tied:
+            yield Link("cls.predictions.bias", ("output.bias",), copies=("cls.predictions.decoder.bias",))
+        else:  # the class then has two biases and adds the second one
+            yield Link("cls.predictions.bias", ("output.bias",))
+            yield from _linear("cls.predictions.decoder", "output")
     if name == CLASSES:
         yield from _linear("bert.pooler.dense", "pooler")
     if name in (CLASSES, TAGS):
