@@ -229,8 +229,8 @@ def _finding(config: Config, task: Task, found: dict[str, Scores]) -> Finding:
         figures=figures,
         tables=[_table(task, found)],
         method=[
-            f"{len(task.train):,} lines, {ABOUT[task.name]}. Each model was trained with the stage `translate` on the "
-            f"same lines in the same order, {config.batch_size} at once, with AdamW at {config.lr:g}, {long}.",
+            f"{len(task.train):,} lines, {ABOUT[task.name]}. Each model was trained with the stage `translate` on "
+            f"the same lines in the same order, {config.batch_size} at once, with AdamW at {config.lr:g}, {long}.",
             f"Translations are greedy. Exact: the whole line is right. BLEU is sacreBLEU's, {scored}.",
             *([ALIGNED] if grids else []),
         ],
@@ -286,11 +286,9 @@ def _claim(task: Task, found: dict[str, Scores]) -> str:
         if scores.aligned is not None:
             errors.append(f"{100 * scores.aligned.error:.1f} % ({NAMES[name]})")
     claim = f"Right of the {items}: {', '.join(exact)}; BLEU from the shortest lines to the longest: {', '.join(falls)}."
-    return (
-        f"{claim} Attention points to the wrong part for {', '.join(errors)} of the parts."
-        if errors
-        else claim
-    )
+    if errors:
+        claim += f" Attention points to the wrong part for {', '.join(errors)} of the parts."
+    return claim
 
 
 def _by_length(task: Task, found: dict[str, Scores]) -> Figure:
