@@ -249,13 +249,13 @@ ABOUT = {
     "file": "pairs of the file, and several of them joined",
 }
 ALIGNED = (
-    "Alignment error: the share of target tokens whose most attended source token is not one that they stand for, while "
-    "the model reads the right translation; heads are averaged, and of several layers the one is taken that errs least "
+    "Alignment error: the share of target tokens whose most attended source token is not one that they stand for, "
+    "while the model reads the right translation; heads are averaged, and of several layers the one is taken that errs least "
     "on other lines."
 )
 GRIDS = (
-    "Where each model looks while it writes: a row for each part of the German number, from top to bottom, a column for "
-    "each part of the English one. Frames: what the part stands for. Ones and tens change places."
+    "Where each model looks while it writes: a row for each part of the German number, from top to bottom, a column "
+    "for each part of the English one. Frames: what the part stands for. Ones and tens change places."
 )
 
 
@@ -285,7 +285,9 @@ def _claim(task: Task, found: dict[str, Scores]) -> str:
         falls.append(f"{NAMES[name]} from {bleus[0]:.0f} to {bleus[-1]:.0f}")
         if scores.aligned is not None:
             errors.append(f"{100 * scores.aligned.error:.1f} % ({NAMES[name]})")
-    claim = f"Right of the {items}: {', '.join(exact)}; BLEU from the shortest lines to the longest: {', '.join(falls)}."
+    claim = (
+        f"Right of the {items}: {', '.join(exact)}; BLEU from short lines to long ones: {', '.join(falls)}."
+    )
     if errors:
         claim += f" Attention points to the wrong part for {', '.join(errors)} of the parts."
     return claim
