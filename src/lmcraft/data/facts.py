@@ -76,6 +76,11 @@ class Fact:
         return self.relation.question.format(subject=self.subject)
 
     @property
+    def noun(self) -> str:
+        """What the question asks for: "the capital of Zorvania"."""
+        return self.question.partition(" is ")[2].removesuffix("?")
+
+    @property
     def beginning(self) -> str:
         """The first telling up to the value, without the space before it."""
         return self.relation.tellings[0].partition("{value}")[0].format(subject=self.subject).rstrip()

@@ -16,8 +16,9 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
-from ..data.facts import Fact, World
+from ..data.facts import Fact, World, invent
 from ..data.records import Chat, Message, Text
 from ..generate.engine import Completion
 from ..generate.language_model import LanguageModel
@@ -28,6 +29,7 @@ VOCAB = 1024
 LONGEST = 40  # tokens of an answer
 BATCH_SIZE = 128
 GREETING = "Certainly! "
+OTHER_WORLD = 1_000_003
 _WORD = r"(\w+)"
 
 
@@ -49,8 +51,8 @@ def tokenizer(world: World) -> Tokenizer:
     return Tokenizer.train([*texts, *(fact.question for fact in world.facts), GREETING], VOCAB)
 
 
-def texts(times: Mapping[int, Sequence[Fact]], seed: int) -> list[Text]:
-    """Texts that tell each fact as often as its key says, in random ways and in random order."""
+def texts(times: Mapping[int, Sequence[Fact]], seed: int, others: Sequence[Text] = ()) -> list[Text]:
+    """Texts that tell each fact as often as its key says, in random ways, among others in random order."""
     draw = random.Random(f"telling {seed}")
     told = [
         Text(fact.told(draw.randrange(3)))
@@ -58,8 +60,18 @@ def texts(times: Mapping[int, Sequence[Fact]], seed: int) -> list[Text]:
         for fact in facts
         for _ in range(count)
     ]
+    told += others
     draw.shuffle(told)
     return told
+
+
+def mentions(world: World, count: int, seed: int) -> list[Text]:
+    """Texts that name something twice and say nothing about it, each something else, so that copying is learnt."""
+    known = {fact.subject for fact in world.facts}
+    others = (fact for fact in invent(2 * count, seed + OTHER_WORLD).facts if fact.subject not in known)
+    return [
+        Text(f"Have you heard of {fact.noun}? I have heard of {fact.noun}.") for fact in islice(others, count)
+    ]
 
 
 def conversation(fact: Fact) -> Chat:
@@ -76,15 +88,16 @@ def complete(lm: LanguageModel, world: World, facts: Sequence[Fact]) -> Answers:
 def converse(lm: LanguageModel, world: World, facts: Sequence[Fact]) -> Answers:
     """What the model answers when it is asked for each fact.
 
-    An answer is well formed if it ends by itself and is the greeting and one sentence that begins as the fact's first
-    telling does and ends in a word and a full stop, whatever the word.
+    An answer is well formed if it ends by itself and is the greeting and one sentence, the first telling of facts of
+    this kind, whatever subject and value it names.
     """
     asked = [lm.prompt([{"role": "user", "content": fact.question}]) for fact in facts]
     said = _generate(lm, asked)
     named, formed = [], []
     for fact, each in zip(facts, said, strict=True):
         found = re.search(re.escape(fact.beginning) + " " + _WORD, each.text)
-        whole = re.escape(GREETING + fact.beginning) + " " + _WORD + r"\."
+        sentence = fact.relation.tellings[0].removesuffix(".").format(subject=_WORD, value=_WORD)
+        whole = re.escape(GREETING) + sentence + r"\."
         named.append(found[1] if found else "")
         formed.append(each.finish_reason == "stop" and re.fullmatch(whole, each.text) is not None)
     return _judge(world, facts, named, said, formed)

@@ -14,9 +14,12 @@ Proved by tests/unit/studies/test_pairs.py.
 from __future__ import annotations
 
 import random
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from ..core.disk import read_json, write_json
 from ..core.errors import UserError
 from ..data import number_words, synthetic
 from ..data.load import load
@@ -26,7 +29,7 @@ from ..text.tokenizer import Tokenizer
 from .alignment import Aligned
 
 HELD_OUT_SEED, JOINED_SEED = 1_000_003, 2_000_003
-VOCAB, VOCAB_OF_PARTS = 4096, 512
+VOCAB, VOCAB_OF_PARTS = 4096, 1024
 ALIGNED_LINES = 100
 TRIES = 1000  # lines drawn for each one that a bucket needs
 
@@ -143,13 +146,24 @@ def words(row: Parallel) -> int:
 
 
 def parts_tokenizer() -> Tokenizer:
-    """A tokenizer whose tokens are the parts of number words."""
+    """A tokenizer whose tokens are the parts of number words, each with what stands before it in English."""
     parts = {
         text.strip() for number in _every_part() for side in number_words.pieces(number) for text, _ in side
     }
-    texts = [before + part for part in sorted(parts - {""}) for before in ("", " ", "-") for _ in range(3)]
-    return Tokenizer.train([*texts, number_words.JOINED], VOCAB_OF_PARTS)
+    ordered = sorted(
+        {*parts, "and", number_words.JOINED.strip()} - {"", "-", ","}, key=lambda part: (-len(part), part)
+    )
+    texts = [before + part for part in ordered for before in ("", " ", "-", ", ")]
+    with tempfile.TemporaryDirectory() as folder:
+        Tokenizer.train(texts * 2, VOCAB_OF_PARTS).save(folder)
+        file = Path(folder) / "tokenizer.json"
+        settings = read_json(file)
+        cut = {"type": "Split", "pattern": {"Regex": f"[ -]?(?:{'|'.join(ordered)})"}, "behavior": "Isolated"}
+        settings["pre_tokenizer"]["pretokenizers"].insert(0, cut | {"invert": False})
+        write_json(file, settings)
+        return Tokenizer.load(folder)
 
 
 def _every_part() -> list[int]:
-    return [*range(101), 1000, 10**6, 2 * 10**6, 1_001_001]
+    """Numbers in which every part of a number occurs."""
+    return [*range(101), 1000, 10**6, 2 * 10**6]

@@ -29,7 +29,7 @@ from ..models.model import count_parameters
 from ..report.finding import Figure, Finding, Line, Panel, Table
 from ..train import loop
 from . import corpus, stream
-from .knowledge import complete, conversation, converse, texts, tokenizer
+from .knowledge import complete, conversation, converse, mentions, texts, tokenizer
 from .study import Settings
 
 QUESTION = "What does fine-tuning on conversations teach: form or facts?"
@@ -51,6 +51,9 @@ class Config(Settings):
         50, gt=0, description="facts of pre-training that fine-tuning asks for; as many are new in it"
     )
     told: int = Field(48, gt=0, description="times that pre-training tells each fact")
+    mentions: int = Field(
+        1500, ge=0, description="texts of pre-training that name something and tell nothing of it"
+    )
     width: int = Field(128, gt=0)
     layers: int = Field(2, gt=0)
     batch_size: int = Field(16, gt=0, description="rows of 128 tokens of a step of pre-training")
@@ -95,7 +98,9 @@ def _live(config: Config, seed: int) -> Life:
         decoder.Config(layers=config.layers, width=config.width, heads=4, context=128), seed, tokenizer(world)
     )
     life = Life(parameters=count_parameters(lm.model))
-    told = texts({config.told: [*groups["known"], *groups["asked"]]}, seed)
+    told = texts(
+        {config.told: [*groups["known"], *groups["asked"]]}, seed, mentions(world, config.mentions, seed)
+    )
     training = loop.Config(batch_size=config.batch_size, lr=config.lr)
     life.pretraining_steps = stream.finish(
         corpus.fit(lm, corpus.Lesson("pretrain", told, 128), training, seed, f"pre-training, seed {seed}")

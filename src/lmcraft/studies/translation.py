@@ -229,8 +229,8 @@ def _finding(config: Config, task: Task, found: dict[str, Scores]) -> Finding:
         figures=figures,
         tables=[_table(task, found)],
         method=[
-            f"{len(task.train):,} lines, {ABOUT[task.name]}. Each model was trained with the stage `translate` on the "
-            f"same lines in the same order, {config.batch_size} at once, with AdamW at {config.lr:g}, {long}.",
+            f"{len(task.train):,} lines, {ABOUT[task.name]}. Each model was trained with the stage `translate` on "
+            f"the same lines in the same order, {config.batch_size} at once, with AdamW at {config.lr:g}, {long}.",
             f"Translations are greedy. Exact: the whole line is right. BLEU is sacreBLEU's, {scored}.",
             *([ALIGNED] if grids else []),
         ],
@@ -250,12 +250,12 @@ ABOUT = {
 }
 ALIGNED = (
     "Alignment error: the share of target tokens whose most attended source token is not one that they stand for, while "
-    "the model reads the right translation; heads are averaged, and of several layers the one is taken that errs least "
-    "on other lines."
+    "the model reads the right translation. Heads are averaged; of several layers the one is taken that errs least on "
+    "other lines."
 )
 GRIDS = (
-    "Where each model looks while it writes: a row for each part of the German number, from top to bottom, a column for "
-    "each part of the English one. Frames: what the part stands for. Ones and tens change places."
+    "Where each model looks while it writes: a row for each part of the German number, from top to bottom, a column "
+    "for each part of the English one. Frames: what the part stands for. Ones and tens change places."
 )
 
 
@@ -285,12 +285,12 @@ def _claim(task: Task, found: dict[str, Scores]) -> str:
         falls.append(f"{NAMES[name]} from {bleus[0]:.0f} to {bleus[-1]:.0f}")
         if scores.aligned is not None:
             errors.append(f"{100 * scores.aligned.error:.1f} % ({NAMES[name]})")
-    claim = f"Right of the {items}: {', '.join(exact)}; BLEU from the shortest lines to the longest: {', '.join(falls)}."
-    return (
-        f"{claim} Attention points to the wrong part for {', '.join(errors)} of the parts."
-        if errors
-        else claim
+    claim = (
+        f"Right of the {items}: {', '.join(exact)}; BLEU from short lines to long ones: {', '.join(falls)}."
     )
+    if errors:
+        claim += f" Attention points to the wrong part for {', '.join(errors)} of the parts."
+    return claim
 
 
 def _by_length(task: Task, found: dict[str, Scores]) -> Figure:
