@@ -29,6 +29,8 @@ def directory(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: it is none, or its weights or settings are damaged.
     """
+    from ..text.chat import ChatTemplate  # brings the tokenizers, which help texts do not need
+
     facts: dict[str, Any] = {}
     for key, name in (("model_config", "config.json"), ("adapter_config", "adapter_config.json")):
         if (folder / name).is_file():

@@ -30,14 +30,21 @@ def command(
     min_p: s.MinP = None,
     repetition_penalty: s.Penalty = 1.0,
     stop: s.Stop = None,
+    beams: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Search for the likeliest answer with so many beams.")
+    ] = None,
+    length_penalty: Annotated[
+        float, typer.Option(min=0, max=10, help="Of beam search: larger favours long answers.")
+    ] = 0.6,
     seed: s.Seed = 0,
     as_json: s.AsJson = False,
 ) -> None:
-    """Continue a text: `lmcraft generate runs/book "It was"`.
+    """Continue a text, or translate it: `lmcraft generate runs/book "It was"`.
 
     The text goes to the model as it is, without a conversation template: what a base model is for. A model that was
     tuned to chat continues it too, but answers better when `lmcraft chat` asks. The model can be pulled first:
-    `lmcraft pull gemma3-270m`, then `lmcraft generate gemma3-270m "It was"`.
+    `lmcraft pull gemma3-270m`, then `lmcraft generate gemma3-270m "It was"`. A model that was trained to translate or
+    to summarize answers the text instead; `--beams 4` often answers better.
     """
     text = s.text(prompt)
     shared = {
@@ -46,6 +53,7 @@ def command(
     }  # fmt: skip
     samplings = [s.sampling(**shared, seed=seed + i) for i in range(number)]
     from .. import api
+    from ..generate.beam import Beams
 
     lm = api.load(model)
     abilities.require_text(lm, model)
@@ -58,13 +66,21 @@ def command(
         raise UserError(
             "there is nothing to continue", fix='give a text: lmcraft generate MODEL "Once upon a time"'
         )
-    if number == 1 and not as_json:
-        before = text  # printed with the first piece, when nothing can be wrong with the prompt any more
+    before = "" if lm.model.reads_source else text
+    if beams is not None:
+        if number != 1 or stop:
+            raise UserError(
+                "beam search gives one answer and knows no stop texts", fix="leave -n and --stop out"
+            )
+        found = Beams(beams=beams, length_penalty=length_penalty, max_new_tokens=max_new_tokens)
+        answers = lm.search([ids], found)
+    elif number == 1 and not as_json:
         for piece in lm.stream(ids, samplings[0]):
             print(before + piece.text, end="", flush=True)
-            before = ""
+            before = ""  # printed with the first piece, when nothing can be wrong with the prompt any more
         print()
         return
-    answers = lm.engine.generate([ids] * number, samplings)
+    else:
+        answers = lm.complete([ids] * number, samplings)
     result = {"model": model, "prompt": text, "completions": [asdict(answer) for answer in answers]}
-    emit(result, as_json, "\n---\n".join(text + answer.text for answer in answers))
+    emit(result, as_json, "\n---\n".join(before + answer.text for answer in answers))

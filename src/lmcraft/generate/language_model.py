@@ -65,7 +65,9 @@ class LanguageModel:
         """Continues raw text, or answers it as a source (translation, summary); settings are those of `Sampling`."""
         return self.complete([self.ids(prompt)], Sampling(**settings))[0]
 
-    def complete(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
+    def complete(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling | Sequence[Sampling]
+    ) -> list[Completion]:
         """One completion for each prompt, or for each source if the model reads sources; all as `ids` gives them."""
         if not self.model.reads_source:
             return self.engine.generate(prompts, sampling)
