@@ -14,7 +14,6 @@ from typing import Any
 from ..core import gguf
 from ..core.disk import digest, read_json
 from ..core.errors import UserError
-from ..text.chat import ChatTemplate
 
 _CONTEXTS = ("max_position_embeddings", "n_positions", "context", "max_length")
 _CARD = re.compile(r"\A---\r?\n(.*?)^---", re.DOTALL | re.MULTILINE)
