@@ -122,7 +122,8 @@ class LanguageModel:
     def ids(self, text: str) -> list[int]:
         """bos and the ids of a prompt, or the ids of a source; special tokens may be written in it."""
         if self.model.reads_source:
-            return source_ids(self.tokenizer, text)
+            before, after = source_frame(self.model, self.tokenizer)
+            return [*before, *self.tokenizer.encode_plain(text), *after]
         return [*self.tokenizer.beginning, *self.tokenizer.encode(text)]
 
     @property
@@ -141,9 +142,10 @@ class LanguageModel:
         return self.template.prompt(messages)
 
 
-def source_ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    """The ids of a source text in which nothing is special, and eos: how sequence-to-sequence models read it."""
-    return [*tokenizer.encode_plain(text), *([] if tokenizer.eos is None else [tokenizer.eos])]
+def source_frame(model: nn.Module, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """What stands before and behind the ids of a source: eos behind it, and for some public models bos before it."""
+    before = [tokenizer.bos] if getattr(model.config, "source_bos", False) else []
+    return [i for i in before if i is not None], [] if tokenizer.eos is None else [tokenizer.eos]
 
 
 def start_id(model: nn.Module, tokenizer: Tokenizer) -> int:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import UserError
-from ..generate.language_model import LanguageModel, source_ids
+from ..generate.language_model import LanguageModel
 from ..generate.sampling import Sampling
 from ..layers.source import Source
 from ..models.model import count_parameters
@@ -113,7 +113,7 @@ def ask(lm: LanguageModel, text: str, target: str | None, chat: bool, max_new_to
     notes: list[str] = []
     encode = lm.tokenizer.encode_plain
     if lm.model.reads_source:
-        source = _cut(source_ids(lm.tokenizer, text), lm, "source", notes)
+        source = _cut(lm.ids(text), lm, "source", notes)
         if not source:
             raise UserError("there is nothing to read", fix="give a text")
         if target is None:

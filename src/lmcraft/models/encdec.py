@@ -67,6 +67,7 @@ class Config(Strict):
     head_scaled: bool = Field(False, description="hidden vectors times width^-½ before the head (T5)")
     output_bias: bool = False
     dropout: float = Field(0.0, ge=0, lt=1)
+    source_bos: bool = Field(False, description="sources begin with bos too (BART)")
     start_id: int | None = Field(
         None, ge=0, description="first id of every target; default: the tokenizer's bos"
     )

@@ -23,7 +23,7 @@ from ..core.errors import UserError
 from ..data.batch import Batch
 from ..data.records import Parallel
 from ..data.tokens import Document
-from ..generate.language_model import start_id
+from ..generate.language_model import source_frame, start_id
 from ..text.chat import ChatTemplate
 from ..text.tokenizer import Tokenizer
 from ..train.loss import summed_cross_entropy
@@ -45,15 +45,19 @@ class Config(Strict):
 
 @dataclass
 class Translate:
-    """See the module's docstring; `first` is the id that begins every target, from the model or the tokenizer."""
+    """See the module's docstring.
+
+    `first` is the id that begins every target, from the model or the tokenizer; `before` are those that begin sources.
+    """
 
     config: Config
     first: int | None = None
+    before: tuple[int, ...] = ()
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The id that begins every target."""
-        return {"first": self.first}
+        """The ids that begin targets and sources."""
+        return {"first": self.first, "before": self.before}
 
     def ready(self, model: nn.Module, records: Sequence, tokenizer: Tokenizer) -> nn.Module:
         """The model, if it reads a source.
@@ -68,6 +72,7 @@ class Translate:
                 why="it reads no source", fix="choose model.kind=encdec or model.kind=seq2seq",
             )  # fmt: skip
         self.first = start_id(model, tokenizer)
+        self.before = tuple(source_frame(model, tokenizer)[0])
         if getattr(model.config, "start_id", self.first) is None:  # from now on the model brings its own
             model.config = model.config.model_copy(update={"start_id": self.first})
         return model
@@ -85,7 +90,7 @@ class Translate:
             sources = tokenizer.encode_texts([record.source for record in part])
             targets = tokenizer.encode_texts([record.target for record in part])
             for record, source, target in zip(part, sources, targets, strict=True):
-                source, target = [*source, *after], [first, *target, *after]
+                source, target = [*self.before, *source, *after], [first, *target, *after]
                 if len(source) > width or len(target) - 1 > width:
                     if self.config.overflow == "drop":
                         counts["dropped, too long"] += 1

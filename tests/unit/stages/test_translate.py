@@ -12,6 +12,7 @@ from lmcraft.core.errors import UserError
 from lmcraft.data.loader import Loader
 from lmcraft.data.records import Parallel, Text, Where
 from lmcraft.data.tokens import write
+from lmcraft.generate.language_model import LanguageModel
 from lmcraft.models import decoder, encdec, model
 from lmcraft.stages import translate
 from lmcraft.text.chat import ChatTemplate
@@ -81,7 +82,19 @@ def test_targets_begin_with_the_models_own_start(tokenizer):
     stage.ready(net, PAIRS, tokenizer)
     template = ChatTemplate.load("chatml", tokenizer)
     assert {d.ids[0] for d in stage.documents(PAIRS, tokenizer, template, 64, Counter())} == {7}
-    assert stage.facts == {"first": 7}
+    assert stage.facts == {"first": 7, "before": ()}
+
+
+def test_sources_begin_as_the_model_was_trained_to_read(tokenizer):
+    """A failure would mean that a public BART is tuned on, and asked with, sources that it never saw beginning so."""
+    size = {"vocab": tokenizer.size, "layers": 1, "width": 16, "heads": 2}
+    net = model.build(encdec.Config(**size, source_bos=True))
+    stage = translate.build(translate.Config())
+    stage.ready(net, PAIRS, tokenizer)
+    template = ChatTemplate.load("chatml", tokenizer)
+    document = next(iter(stage.documents(PAIRS, tokenizer, template, 64, Counter())))
+    assert document.source == LanguageModel(net, tokenizer, None).ids("one two")
+    assert document.source == [tokenizer.bos, *tokenizer.encode_plain("one two"), tokenizer.eos]
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

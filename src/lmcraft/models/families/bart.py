@@ -45,7 +45,7 @@ def from_public(public: dict[str, Any], where: str) -> encdec.Config:
         heads=public["decoder_attention_heads"], mlp_width=public["decoder_ffn_dim"],
         positions="learned" if family == "bart" else "sinusoidal_halves", placement="post",
         mlp=MLPS[public.get("activation_function", "gelu")], embedding=embedding, output_bias=True,
-        tied=public.get("tie_word_embeddings", True), dropout=public.get("dropout", 0.1),
+        tied=public.get("tie_word_embeddings", True), dropout=public.get("dropout", 0.1), source_bos=family == "bart",
         start_id=public.get("decoder_start_token_id", START[family]),
     )  # fmt: skip
 
@@ -77,12 +77,12 @@ def expresses(config: Any) -> bool:
     """Whether a Config describes a BART or a Marian."""
     if not isinstance(config, encdec.Config):
         return False
-    looks = (config.positions, "normed" in config.embedding)
+    looks = (config.positions, "normed" in config.embedding, config.source_bos)
     plain = config.head_width == config.width // config.heads and config.bias and config.output_bias
     usual = config.norm == "layernorm" and config.norm_eps == 1e-5 and config.placement == "post"
     known = config.mlp in MLPS.values() and not config.head_scaled and config.start_id is not None
     return (
-        looks in (("learned", True), ("sinusoidal_halves", False))
+        looks in (("learned", True, True), ("sinusoidal_halves", False, False))
         and plain
         and usual
         and known

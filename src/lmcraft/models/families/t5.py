@@ -57,18 +57,11 @@ def expresses(config: Any) -> bool:
     """Whether a Config describes a T5."""
     if not isinstance(config, encdec.Config):
         return False
-    looks = (
-        config.positions,
-        config.norm,
-        config.placement,
-        config.bias,
-        config.embedding,
-        config.output_bias,
-    )
+    looks = (config.positions, config.norm, config.placement, config.bias, config.embedding)
     # Programs take an untied head for unscaled and a tied one for scaled, whatever else config.json says.
-    usual = config.head_scaled == config.tied and config.start_id is not None
-    same = ("relative", "rmsnorm", "pre", False, "plain", False)
-    return looks == same and config.mlp in MLPS.values() and usual
+    usual = config.head_scaled == config.tied and config.start_id is not None and not config.source_bos
+    plain = config.mlp in MLPS.values() and not config.output_bias
+    return looks == ("relative", "rmsnorm", "pre", False, "plain") and plain and usual
 
 
 def links(config: encdec.Config) -> Iterator[Link]:
