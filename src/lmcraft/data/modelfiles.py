@@ -88,6 +88,6 @@ def chosen(names: Iterable[str], where: str) -> list[str]:
 def listed(names: Iterable[str]) -> str:
     """Names for a message: the first few, escaped and cut to a length that a line can hold."""
     names = list(names)
-    shown = [ascii(name[:60])[1:-1] for name in names[:_NAMED]]
+    shown = [ascii(name)[1:-1][:60] for name in names[:_NAMED]]
     more = len(names) - len(shown)
     return ", ".join([*shown, *([f"and {more:,} more"] if more > 0 else [])]) or "nothing"

@@ -166,4 +166,5 @@ def _wrong(text: str, scheme: str, why: str) -> UserError:
 
 def _shown(text: str) -> str:
     """A text from outside, safe on a terminal: escaped, and not longer than a line."""
-    return ascii(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
+    escaped = ascii(text)[1:-1]
+    return f"'{escaped if len(escaped) <= _SHOWN else escaped[:_SHOWN] + '...'}'"
