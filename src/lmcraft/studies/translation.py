@@ -249,9 +249,9 @@ ABOUT = {
     "file": "pairs of the file, and several of them joined",
 }
 ALIGNED = (
-    "Alignment error: the share of target tokens whose most attended source token is none that they stand for, while "
-    "the model reads the right translation. Heads are averaged; of several layers the one is taken that errs least on "
-    "other lines."
+    "Alignment error: the share of target tokens whose most attended source token is not one that they stand for, "
+    "while the model reads the right translation. Heads are averaged; of several layers the one is taken that errs "
+    "least on other lines."
 )
 GRIDS = (
     "Where each model looks while it writes: a row for each part of the German number, from top to bottom, a column "
