@@ -105,8 +105,9 @@ def _lineage(run: Run, generation: int) -> list[dict[str, Any]]:
 
 def _merged(found: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
     """What the files say, with the licence that was stated when they were pulled, if one was, and what to do next."""
-    if stored.get("licence") not in (None, "not stated"):
-        found = {**found, "licence": stored["licence"]}
+    stated = stored.get("licence")
+    if stated and (stated != "not stated" or not found.get("licence")):
+        found = {**found, "licence": stated}
     if stored.get("name") and found.get("chat_template"):
         found["talk"] = f"lmcraft chat {stored['name']}"
     return found
