@@ -111,7 +111,7 @@ def test_embeddings(shell) -> None:
 def test_mistakes_are_told(shell, capsys: pytest.CaptureFixture[str]) -> None:
     """If this failed, a wrong verb for a model would end in a traceback."""
     for words, what in (
-        (["generate", "runs/words", "a"], "does not generate"),
+        (["generate", "runs/words", "a"], "lmcraft read runs/words"),
         (["read", "runs/words", "nothing hidden"], "no word is masked"),
         (["eval", "runs/words", "labels", "days.jsonl"], "does not classify"),
         (["train", "pretrain", "base=runs/words", "data=texts.jsonl"], "cannot be trained to continue"),

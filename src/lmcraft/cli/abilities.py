@@ -20,8 +20,8 @@ def require_text(lm: LanguageModel, name: str) -> None:
     raise UserError(
         "this model writes no text: it is an encoder", where=name,
         why="it turns a whole text into vectors, labels or filled-in words and has no next word",
-        fix=f'in Python: lmcraft.load("{name}").embed(["a text"]); or train it on labels: lmcraft train classify '
-        f"base={name} data=FILE",
+        fix=f'lmcraft read {name} "a text", in Python lmcraft.load("{name}").embed(["a text"]); or train it on '
+        f"labels: lmcraft train classify base={name} data=FILE",
     )  # fmt: skip
 
 
