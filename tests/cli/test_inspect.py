@@ -64,7 +64,7 @@ def test_out_names_the_page_or_its_folder(model: LanguageModel, tmp_path: Path, 
 @pytest.mark.parametrize(
     "arguments,told",
     [
-        (["nowhere", "x"], "no model"),
+        (["nowhere", "x"], "nothing in the store"),
         (["tiny", "x", "--out", "page.pdf"], "HTML"),
         (["tiny", "x", "--chat"], "base model"),
         (["tiny", "x", "--top", "0"], "top"),

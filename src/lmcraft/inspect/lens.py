@@ -13,7 +13,7 @@ Proved by tests/unit/inspect/test_lens.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,11 @@ class Stream:
         self.owner = owner
         self.hidden: dict[int, Tensor] = {}
         self._handles: list[Any] = []
+
+    @property
+    def layers(self) -> list[Tensor]:
+        """What was caught, from the first block's input to the last block's output."""
+        return [self.hidden[place] for place in sorted(self.hidden)]
 
     def __enter__(self) -> Stream:
         norms = getattr(self.owner, "norms", None)
@@ -89,13 +94,13 @@ class Lens:
 
 
 @torch.no_grad()
-def lens(model: nn.Module, caught: Stream, hidden_TD: Tensor) -> Lens | None:
-    """The lens of the first row of a pass; None where the last block's norm is not what the model says.
+def lens(model: nn.Module, caught: Stream, layers: Sequence[Tensor], hidden_TD: Tensor) -> Lens | None:
+    """The lens of one text; None where the norm of the last block's output is not what the model returns.
 
     Args:
-        hidden_TD: what the model returned for that row.
+        layers: hidden vectors [T, D] before the first and after every block.
+        hidden_TD: what the model returned.
     """
-    layers = [caught.hidden[place][0] for place in sorted(caught.hidden)]
     if not layers or any(layer.shape != hidden_TD.shape for layer in layers):
         return None
     last_TD = caught.tail(layers[-1])

@@ -2,8 +2,8 @@
 
 1. A language model reads bos and the text; a target after it is a continuation, tokenized apart as in training on
    answers. A model that reads a source takes the text for it; the target is what was given, or what the model writes.
-2. A model that fills masks predicts every token with that token masked, one at a time (pseudo-likelihood, Salazar et
-   al., arXiv 1910.14659); what it attends to is shown for the text without masks.
+2. A model that fills masks predicts every token with that token masked (lmcraft.inspect.masked); what it attends to is
+   shown for the text as it is.
 3. Where nothing attends, the gradients of the predictions tell what they depend on (lmcraft.inspect.influence).
 4. A text that is too long for a page is cut at its end, which is said in the notes.
 
@@ -28,6 +28,7 @@ from ..layers.source import Source
 from ..models.model import count_parameters
 from .influence import influence
 from .lens import Lens, lens, stream
+from .masked import framed, mask_id, read_masked
 from .pieces import Piece, pieces
 from .predictions import Prediction, Total, predictions, total
 from .record import Map, maps, recorded, sides
@@ -125,6 +126,14 @@ def ask(lm: LanguageModel, text: str, target: str | None, chat: bool, max_new_to
             ids = [lm.start_id, *encode(target), *([] if lm.tokenizer.eos is None else [lm.tokenizer.eos])]
         ids = _cut(ids, lm, "target", notes, spare=1)
         return Asked(source, ids, 1, max(1, len(ids) - 1), notes)
+    if not lm.model.generates:
+        if target is not None or chat:
+            raise UserError(
+                "this model reads a text as a whole", why="it continues nothing and answers nothing",
+                fix="leave --target and --chat out",
+            )  # fmt: skip
+        ids = _cut(framed(lm.tokenizer, text), lm, "text", notes)
+        return Asked(None, ids, 1, len(ids), notes)
     context = lm.prompt([{"role": "user", "content": text}]) if chat else lm.ids(text)
     ids = _cut([*context, *([] if target is None else encode(target))], lm, "text", notes)
     if not ids:
@@ -145,6 +154,7 @@ def _cut(ids: list[int], lm: LanguageModel, what: str, notes: list[str], spare: 
     return ids[:longest]
 
 
+@torch.no_grad()
 def _look(lm: LanguageModel, asked: Asked, top: int) -> Inspection:
     model, device = lm.model, lm.engine.device
     tokens_BT = torch.tensor([asked.target[: asked.read]], device=device)
@@ -153,7 +163,7 @@ def _look(lm: LanguageModel, asked: Asked, top: int) -> Inspection:
         reads = {"source": Source.of(torch.tensor([asked.source], device=device))}
     side_of = sides(model)
     caught = stream(model)
-    with torch.no_grad(), ExitStack() as watching:
+    with ExitStack() as watching:
         found = watching.enter_context(recorded(model))
         calls = watching.enter_context(traced(model))
         if caught is not None:
@@ -161,17 +171,28 @@ def _look(lm: LanguageModel, asked: Asked, top: int) -> Inspection:
         hidden_TD = model(tokens_BT, **reads)[0]
         logits = model.head(hidden_TD)
     seen = maps(found, side_of)
-    speaks = model.generates and logits.shape[-1] >= lm.tokenizer.size // 2
-    listed = predictions(logits, _actual(asked), top) if speaks else None
+    layers = [] if caught is None else [layer_BTD[0] for layer_BTD in caught.layers]
+    speaks = logits.shape[-1] == model.config.vocab
+    actual = _actual(asked)
     gradient = not seen and speaks
     if gradient:
-        seen = influence(model, tokens_BT, reads.get("source"), _actual(asked))
+        seen = influence(model, tokens_BT, reads.get("source"), actual)
+    masked = speaks and not model.generates
+    if masked:
+        speaks = mask_id(lm.tokenizer) is not None
+        if speaks:
+            hidden_TD, layers, actual = read_masked(model, lm.tokenizer, asked.target, caught)
+            logits = model.head(hidden_TD)
+        else:
+            asked.notes.append("The tokenizer has no mask token, so nothing is predicted.")
+    asked.notes.extend(said(model.config, logits))
+    told = predictions(logits, actual, top) if speaks else None
     return Inspection(
         kind=model.config.kind, parameters=count_parameters(model), vocab=logits.shape[-1],
         source=pieces(asked.source or [], lm.tokenizer), target=pieces(asked.target, lm.tokenizer),
-        given=asked.given, read=asked.read, predictions=listed, maps=seen, gradient=gradient,
-        lens=lens(model, caught, hidden_TD) if caught is not None and speaks else None,
-        calls=folded(calls), memory=memory_use(model), masked=False, notes=asked.notes,
+        given=asked.given, read=asked.read, predictions=told, maps=seen, gradient=gradient,
+        lens=lens(model, caught, layers, hidden_TD) if caught is not None and speaks else None,
+        calls=folded(calls), memory=memory_use(model), masked=masked, notes=asked.notes,
     )  # fmt: skip
 
 
@@ -180,13 +201,16 @@ def _actual(asked: Asked) -> list[int | None]:
     return [*asked.target[1 : asked.read + 1], *([None] if asked.read == len(asked.target) else [])]
 
 
+def said(config: Any, logits: Tensor) -> list[str]:
+    """What a model with a head for classes says of the whole text."""
+    labels = list(getattr(config, "labels", ()))
+    if getattr(config, "task", None) != "classes" or len(labels) != logits.shape[-1]:
+        return []
+    shares = torch.softmax(logits[0].float(), dim=-1).tolist()
+    ordered = sorted(zip(shares, labels, strict=True), reverse=True)
+    return ["Classes: " + ", ".join(f"{label} {100 * share:.1f} %" for share, label in ordered[:8])]
+
+
 def rows_of(seen: Sequence[Map], side: str) -> list[Map]:
     """The maps of one side, in the order of its layers."""
     return [one for one in seen if one.side == side]
-
-
-def losses(listed: Sequence[Prediction]) -> Tensor:
-    """The losses in nats, NaN where there is none, float64 [T]."""
-    return torch.tensor(
-        [float("nan") if one.loss is None else one.loss for one in listed], dtype=torch.double
-    )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.disk import write_bytes
 from ..report.figures import SETTINGS
+from ..report.panels import palette
 from ..text.tokenizer import Tokenizer
 from .align import Alignment
 from .look import Inspection, rows_of
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, MUTED, FIRST, SECOND = "#1c2126", "#5a646e", "#2a6ab0", "#c2560a"
+COLOURS = palette()
 DPI = 130
 LABELLED = 64  # tokens: with more, names on an axis would overlap
 HEADS = 512  # in the picture; the page has all
@@ -54,9 +55,14 @@ def draw(name: str, seen: Inspection, tokenizer: Tokenizer, by_words: bool = Fal
         "axes.grid": False,
         "text.parse_math": False,
     }
-    colours = dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), MUTED)
+    colours = dict.fromkeys(
+        ("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), COLOURS["muted"]
+    )
     with style.context(
-        ["default", SETTINGS | own | colours | {"text.color": INK, "font.family": _installed(fonts)}]
+        [
+            "default",
+            SETTINGS | own | colours | {"text.color": COLOURS["ink"], "font.family": _installed(fonts)},
+        ]
     ):
         canvas = Figure(dpi=DPI, layout="constrained")
         FigureCanvasAgg(canvas)
@@ -94,7 +100,7 @@ def _alignment(canvas: Figure, name: str, found: Alignment, seen: Inspection) ->
     axes.set_xlabel(f"{name}: {found.choices[0].name}", fontsize=9)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    axes.tick_params(length=0, labelcolor=INK)
+    axes.tick_params(length=0, labelcolor=COLOURS["ink"])
 
 
 def _token_axis(axis: Any, labels: list[str], rotation: int) -> None:
@@ -125,13 +131,13 @@ def _losses_and_heads(canvas: Figure, name: str, seen: Inspection) -> None:
 
 
 def _losses(axes: Axes, seen: Inspection, bits: list[float]) -> None:
-    axes.bar(range(len(bits)), bits, color=SECOND, width=0.8)
+    axes.bar(range(len(bits)), bits, color=COLOURS["second"], width=0.8)
     axes.set_ylabel("bits")
     axes.set_xlim(-0.6, len(bits) - 0.4)
     _token_axis(axes.xaxis, [piece.label for piece in seen.target], rotation=90)
     mean = seen.total.mean
     if mean is not None:
-        axes.axhline(mean / math.log(2), color=FIRST, linewidth=1, linestyle="--")
+        axes.axhline(mean / math.log(2), color=COLOURS["first"], linewidth=1, linestyle="--")
         axes.set_title(
             f"loss of each token; mean {mean / math.log(2):.2f} bits (dashed)", loc="left", fontsize=10
         )

@@ -208,5 +208,5 @@ def attention_text(seen: Inspection) -> str:
         text += "In cross-attention a row is named by the token that it predicts. "
     return (
         text
-        + "Opacity is the square root of the weight, so that small ones can be seen. Choose a head to enlarge it."
+        + "Colour is the square root of the weight, so that small ones can be seen. Choose a head to enlarge it."
     )

@@ -1,9 +1,9 @@
 """Heat maps for a page: weights as small PNG images in `data:` addresses, and as SVG with tokens on both axes.
 
-1. A pixel is a cell; its alpha is the weight, so the page's colours show through in light and dark. The page reads the
-   numbers back from the same pixels: what is seen and what is told cannot differ.
-2. `root`: alpha is 255·√w, which shows small weights and keeps them exact to 0.004 at most; `linear`: alpha is 255·w,
-   as in figure 3 of Bahdanau et al. 2015.
+1. A pixel is a cell and its brightness the weight; a filter of the page turns it into colour, in light and dark. The
+   page reads the numbers back from the same pixels: what is seen and what is told cannot differ.
+2. Brightness is 255·√w, which shows small weights and is exact to 0.004 at least; or, as `linear`, 255·w, as in figure
+   3 of Bahdanau et al. 2015.
 3. Text of tokens is escaped; nothing in a picture refers to anything outside it.
 
 Legend: T rows, M columns.
@@ -21,7 +21,7 @@ from unicodedata import east_asian_width
 from markupsafe import Markup
 from torch import Tensor
 
-GREY_ALPHA = 4  # PNG's colour type: a byte of grey, which is 0 everywhere, and a byte of alpha
+GREY = 0  # PNG's colour type: one byte a pixel
 FONT = 12.5
 LETTER = 0.6  # of the font size, about the width of a letter
 LARGEST, SMALLEST, ACROSS = 30.0, 7.0, 620.0
@@ -29,18 +29,18 @@ READABLE = 13.0  # on a narrow screen cells shrink to this before the picture mu
 
 
 def quantized(weights_TM: Tensor, linear: bool) -> Tensor:
-    """The alpha of each cell, uint8."""
+    """The brightness of each cell, uint8."""
     scaled_TM = weights_TM.clamp(0, 1) if linear else weights_TM.clamp(0, 1).sqrt()
     return (scaled_TM * 255).round().byte()
 
 
 def png(weights_TM: Tensor, linear: bool = False) -> bytes:
     """A PNG with one pixel for each weight in [0, 1]."""
-    alpha_TM = quantized(weights_TM, linear)
-    rows, columns = alpha_TM.shape
-    lines = alpha_TM.new_zeros(rows, 1 + 2 * columns)  # each line begins with 0: it stands for itself
-    lines[:, 2::2] = alpha_TM
-    header = struct.pack(">IIBBBBB", columns, rows, 8, GREY_ALPHA, 0, 0, 0)
+    grey_TM = quantized(weights_TM, linear)
+    rows, columns = grey_TM.shape
+    lines = grey_TM.new_zeros(rows, 1 + columns)  # each line begins with 0: it stands for itself
+    lines[:, 1:] = grey_TM
+    header = struct.pack(">IIBBBBB", columns, rows, 8, GREY, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines.numpy().tobytes(), 9)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in chunks)
 

@@ -41,7 +41,7 @@ def pieces(ids: Sequence[int], tokenizer: Tokenizer) -> list[Piece]:
         after = tokenizer.decode(ids[: place + 1], skip_special=False)
         added = after[len(before) :] if after.startswith(before) else text
         special = number in tokenizer.special_ids
-        begins = not found or special or found[-1].special or _begins(found[-1].text, added or text)
+        begins = not found or special or found[-1].special or _begins(found[-1].text, added or text or "?")
         found.append(Piece(number, text, special, begins))
         before = after
     return found
@@ -85,10 +85,10 @@ def word_label(listed: Sequence[Piece], places: Sequence[int], tokenizer: Tokeni
 
 
 def _begins(last: str, added: str) -> bool:
-    if not added.strip() or not last.strip():
-        return True
     if added[0].isspace():
         return True
+    if not last.strip():  # a blank of its own begins the word after it; a line end does not
+        return "\n" in last
     ends, starts = last[-1], added[0]
-    incomplete = last.startswith("⟨") or added.startswith("⟨")
+    incomplete = last.startswith("⟨") or added[0] in "⟨\ufffd"
     return not incomplete and ends.isalnum() != starts.isalnum() and "'" not in (ends, starts)

@@ -20,7 +20,7 @@ from .look import Inspection, rows_of
 from .picture import address, heat, png
 from .record import CROSS, ENCODER, SELF, Map
 
-BUDGET_CELLS = 6_000_000  # about a byte each when nothing can be compressed, and a third more in text
+BUDGET_CELLS = 5_000_000  # about a byte each when nothing can be compressed, and a third more in text
 TITLES = {
     ENCODER: "The source on itself (encoder)",
     SELF: "Every token on those it may see",
@@ -116,7 +116,7 @@ def _group(seen: Inspection, side: str, most: int, progress: Progress | None) ->
     thumbs = []
     for one in maps:
         for head, weights_TM in enumerate(one.weights_HTM[:, : len(rows), : len(columns)]):
-            name = f"layer {one.layer + 1}, head {head + 1} ({one.module})"
+            name = name_of(seen, one, head)
             thumbs.append(Thumb(name, one.layer + 1, head == 0, address(png(weights_TM))))
             if progress is not None:
                 progress.update()
@@ -129,6 +129,14 @@ def _group(seen: Inspection, side: str, most: int, progress: Progress | None) ->
         heat(thumbs[0].image, rows, columns, f"{title}, {names[0]}"),
     )  # fmt: skip
     return Group(title, view, max(len(one.weights_HTM) for one in maps), thumbs)
+
+
+def name_of(seen: Inspection, one: Map, head: int) -> str:
+    """What one table is called."""
+    if seen.gradient:
+        return "gradients"
+    several = f", head {head + 1}" if len(one.weights_HTM) > 1 else ""
+    return f"layer {one.layer + 1}{several} ({one.module})"
 
 
 def labels(seen: Inspection, side: str, columns: int) -> tuple[list[str], list[str]]:

@@ -10,11 +10,12 @@ import torch
 from lmcraft.core import find
 from lmcraft.generate.language_model import LanguageModel
 from lmcraft.models import model as models
-from lmcraft.text.tokenizer import Tokenizer
+from lmcraft.text.tokenizer import SPECIALS, Tokenizer
 
 TEXT = "the cat sat on the mat and the dog sat on the cat"
 SMALL = {"context": 48, "layers": 3, "width": 32, "heads": 4}
 VARIANTS = {
+    "encoder": {"bert": {"placement": "post", "positions": "learned", "embedding_norm": True}, "pre": {}},
     "decoder": {"gpt2": {"positions": "learned", "norm": "layernorm", "mlp": "gelu"}, "llama": {"kv_heads": 2}},
     "encdec": {"2017": {"placement": "post"}, "t5": {"positions": "relative", "norm": "rmsnorm"}},
     "rnn": {"lstm": {}, "plain": {"cell": "rnn", "residual": False, "tied": False}},
@@ -27,9 +28,17 @@ KINDS = [
 ]
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test with `kind` and `settings` runs for every kind of model that says tokens."""
+    if {"kind", "settings"} <= set(metafunc.fixturenames) and not metafunc.definition.get_closest_marker(
+        "parametrize"
+    ):
+        metafunc.parametrize("kind,settings", KINDS)
+
+
 @pytest.fixture(scope="session")
 def tokenizer() -> Tokenizer:
-    return Tokenizer.train([TEXT] * 3, 275)
+    return Tokenizer.train([TEXT] * 3, 276, (*SPECIALS, "<|mask|>"))
 
 
 @pytest.fixture

@@ -17,8 +17,6 @@ from lmcraft.inspect.page import render, write
 from lmcraft.inspect.record import SELF, Map
 from lmcraft.inspect.views import tokens_in_budget
 
-from .conftest import KINDS
-
 ODD = "<script>alert(1)</script> \"'&\x00\x1b \u202e 🙂 {{ 7*7 }} {% x %} </textarea>"
 ADDRESSES = {
     "src",
@@ -63,11 +61,10 @@ class Parsed(HTMLParser):
             self.text += data
 
 
-@pytest.mark.parametrize("kind,settings", KINDS)
 def test_the_page_makes_no_request(language_model, kind: str, settings: dict) -> None:
     """If this failed, looking at a page would tell others about it, or need a network."""
     lm = language_model(kind, **settings)
-    page = render("m", look(lm, "the zebra sat", "on the mat"), lm.tokenizer)
+    page = render("m", look(lm, "the zebra sat", "on the mat" if lm.model.generates else None), lm.tokenizer)
     parsed = Parsed(page)
     assert all(address.startswith(("data:", "#")) for address in parsed.addresses)
     assert not {"link", "iframe", "object", "embed", "form", "base"} & set(parsed.tags) - {"link"}
@@ -101,11 +98,10 @@ def test_odd_tokens_are_text(language_model, kind: str, tmp_path) -> None:
     )
 
 
-@pytest.mark.parametrize("kind,settings", KINDS)
 def test_every_part_is_there(language_model, kind: str, settings: dict) -> None:
     """If this failed, a part of the page would be missing for some kind of model, or its numbers be wrong."""
     lm = language_model(kind, **settings)
-    seen = look(lm, "the zebra sat", "on the mat")
+    seen = look(lm, "the zebra sat", "on the mat" if lm.model.generates else None)
     page = render("m", seen, lm.tokenizer)
     parts = set(re.findall(r'<section id="(\w+)"', page))
     assert parts >= {"tokens", "next", "shapes"}
@@ -115,11 +111,8 @@ def test_every_part_is_there(language_model, kind: str, settings: dict) -> None:
     for one in seen.predictions:
         if one.loss is not None:
             assert f"{one.loss:.3f}" in text and f"{one.bits:.2f}" in text
-    heads = 0 if seen.gradient else sum(len(one.weights_HTM) for one in seen.maps)
-    assert page.count('<button type="button" title="layer') in (
-        heads,
-        heads - 1 if kind == "seq2seq" else heads,
-    )
+    heads = 0 if seen.gradient or kind == "seq2seq" else sum(len(one.weights_HTM) for one in seen.maps)
+    assert page.count('<button type="button" title="layer') == heads
 
 
 def test_a_large_model_stays_small(language_model) -> None:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from lmcraft.inspect.look import look
 from lmcraft.inspect.shapes import Call, folded, memory_use, traced
 from lmcraft.models.model import count_parameters
 
-from .conftest import KINDS
-
 
 def every(calls: list[Call]) -> list[Call]:
     return [one for call in calls for one in (call, *every(call.inside))]
 
 
-@pytest.mark.parametrize("kind,settings", KINDS)
 def test_parameters_add_up(language_model, kind: str, settings: dict) -> None:
     """If this failed, a part of the model would be missing from the table, or a shared matrix counted twice."""
     lm = language_model(kind, **settings)
-    seen = look(lm, "the cat", "sat")
+    seen = look(lm, "the cat", "sat" if lm.model.generates else None)
     assert sum(call.parameters * call.copies for call in seen.calls) == count_parameters(lm.model)
 
 

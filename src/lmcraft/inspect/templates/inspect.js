@@ -1,7 +1,7 @@
 "use strict";
 document.documentElement.classList.add("scripted");
 
-// The weights of a picture, from its pixels: alpha is 255·w, or 255·√w where the view says so.
+// The weights of a picture, from its pixels: brightness is 255·w, or 255·√w where the view says so.
 function read(address, then) {
   const picture = new Image();
   picture.onload = () => {
@@ -56,8 +56,8 @@ for (const view of document.querySelectorAll(".view")) {
     const row = Math.floor(((event.clientY - box.top) * scale - y) / cell);
     clear();
     if (!pixels || !labels[0][row] || !labels[1][column]) return;
-    const alpha = pixels.data[4 * (row * pixels.width + column) + 3] / 255;
-    const weight = view.dataset.root === "1" ? alpha * alpha : alpha;
+    const shade = pixels.data[4 * (row * pixels.width + column)] / 255;
+    const weight = view.dataset.root === "1" ? shade * shade : shade;
     reading.textContent = `${labels[0][row].textContent} → ${labels[1][column].textContent}  ${weight.toFixed(weight < 0.1 ? 3 : 2)}`;
     labels[0][row].classList.add("on");
     labels[1][column].classList.add("on");
