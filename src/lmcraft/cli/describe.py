@@ -11,7 +11,6 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from ..core import gguf
 from ..core.disk import digest, read_json
 from ..core.errors import UserError
 
@@ -63,6 +62,8 @@ def gguf_file(file: Path) -> dict[str, Any]:
     Raises:
         UserError: it is none, or damaged.
     """
+    from ..core import gguf  # its library brings numpy, which help texts do not need
+
     header = gguf.read(file)
     family = header.facts.get("general.architecture")
     formats: Counter[str] = Counter()

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import typer
 
-from ..core import gguf
 from ..core.disk import digest
 from ..core.errors import UserError
 from ..core.run import Run
@@ -28,6 +27,8 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Show what a run, a model or a name in the store is: `lmcraft show runs/demo/sft`."""
+    from ..core import gguf  # its library brings numpy, which help texts do not need
+
     if name in catalog.ENTRIES and not store.has(name) and not Path(name).exists():
         entry = catalog.ENTRIES[name]
         result = {"type": "catalog", **asdict(entry), "fetch": f"lmcraft pull {name}"}
