@@ -53,12 +53,19 @@ class KeyValues:
         self.longest = int(self.lengths_B.max())
 
     def keep(self, rows: list[int]) -> None:
-        """Forgets all rows but these."""
+        """Forgets all rows but these; a row may be named several times."""
         index = torch.tensor(rows, dtype=torch.long, device=self.lengths_B.device)
-        self.keys_LBKMC = self.keys_LBKMC[:, index]
-        self.values_LBKMC = self.values_LBKMC[:, index]
+        self.keys_LBKMC = self._selected(self.keys_LBKMC, index)
+        self.values_LBKMC = self._selected(self.values_LBKMC, index)
         self.lengths_B = self.lengths_B[index]
         self.longest = int(self.lengths_B.max()) if rows else 0
+
+    def _selected(self, store_LBKMC: Tensor, index: Tensor) -> Tensor:
+        """Some rows, of which only the slots in use are copied: beams branch at every step."""
+        L, _, K, M, C = store_LBKMC.shape
+        selected = store_LBKMC.new_zeros(L, len(index), K, M, C)
+        selected[:, :, :, : self.longest] = store_LBKMC[:, index, :, : self.longest]
+        return selected
 
 
 class Encoded(KeyValues):
@@ -73,7 +80,7 @@ class Encoded(KeyValues):
         return self
 
     def keep(self, rows: list[int]) -> None:
-        """Forgets all rows but these; a row may be named several times."""
+        """The same, for the source too."""
         super().keep(rows)
         index = torch.tensor(rows, dtype=torch.long, device=self.lengths_B.device)
         self.source = [(keys[index], values[index]) for keys, values in self.source]
@@ -111,7 +118,7 @@ class Rereading(KeyValues):
         return self.tokens_BM[:, :longest], segments_BM, places_BT.clamp(max=longest - 1)
 
     def keep(self, rows: list[int]) -> None:
-        """Forgets all rows but these; a row may be named several times."""
+        """The same, for the source too."""
         super().keep(rows)
         self.tokens_BM = self.tokens_BM[rows]
 
