@@ -63,7 +63,7 @@ def test_joined_and_transposed_tensors_survive_in_pieces(size, transposed, dtype
     joined = torch.cat([*ours.values()])
     assert torch.equal(load_file(tmp_path / "a.safetensors")["qkv"], joined.t() if transposed else joined)
     targets = [torch.full(t.shape, float("nan")) for t in ours.values()]
-    weights.fill(safetensors_file.read(tmp_path / "a.safetensors")["qkv"], targets, transposed)
+    weights.fill(safetensors_file.read(tmp_path / "a.safetensors")["qkv"], targets, link)
     for target, tensor in zip(targets, ours.values(), strict=True):
         assert torch.equal(target, tensor.float())
 
