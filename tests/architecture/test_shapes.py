@@ -10,10 +10,11 @@ import pytest
 import torch
 
 import lmcraft
-from lmcraft.data.batch import IGNORE
+from lmcraft.data.batch import IGNORE, Batch
 from lmcraft.layers.source import Source
-from lmcraft.models import decoder, encdec, rnn, seq2seq
+from lmcraft.models import decoder, encdec, encoder, heads, rnn, seq2seq
 from lmcraft.models import model as models
+from lmcraft.stages import embed
 from lmcraft.train.loss import summed_cross_entropy
 
 PACKAGE = str(Path(lmcraft.__file__).parent)
@@ -116,6 +117,37 @@ def test_names_tell_the_shapes(name):
         with torch.no_grad():
             model.head(model(tokens_BT[:, :6], whole_BT, memory))
             model.head(model(tokens_BT[:, 6:7], None, memory))
+
+    found, looked = watched(action)
+    assert looked > 20
+    assert not found, "\n".join(found)
+
+
+ENCODERS = {
+    "bert": ({"positions": "learned", "placement": "post", "token_types": 2, "embedding_norm": True}, {}),
+    "classes": ({}, {"task": "classes", "labels": ("a", "b", "c"), "pooling": "cls", "pooler": True}),
+    "tags": ({"norm": "rmsnorm", "mlp": "geglu"}, {"task": "tags", "labels": ("O", "B")}),
+    "vectors": ({"positions": "sinusoidal"}, {"task": "embedding"}),
+}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_names_tell_the_shapes_of_encoders(name):
+    """A wrong suffix would mislead every reader of the mathematics."""
+    torch.manual_seed(0)
+    settings, head = ENCODERS[name]
+    model = models.build(encoder.Config(vocab=31, context=24, layers=2, width=32, heads=4, **settings))
+    model = heads.around(model, **head) if head else model
+    tokens_BT = torch.randint(0, 31, (4, 12))
+    segments_BT = torch.tensor([[1] * 5 + [2] * 7, [1] * 12, [1] * 9 + [0] * 3, [1] * 12])
+    targets_BT = torch.where(segments_BT > 0, 1, IGNORE)
+    source = Source(torch.randint(0, 31, (4, 9)), torch.tensor([[1] * 9] * 4))
+
+    def action() -> None:
+        summed_cross_entropy(model, model(tokens_BT, segments_BT), targets_BT).backward()
+        if name == "vectors":
+            batch = Batch(tokens_BT, targets_BT, segments_BT, source=source)
+            embed.build(embed.Config(group=3)).loss(model, batch).backward()
 
     found, looked = watched(action)
     assert looked > 20

@@ -6,7 +6,7 @@
 2. A candidate with the same text as the partner is no wrong answer; one that is exactly as near counts against it.
 3. `pair_cosine` and `other_cosine` say how near partners and strangers are on average.
 
-Legend: N pairs, D width.
+Legend: N pairs, B of them at a time, D width.
 Proved by tests/unit/evals/test_retrieval.py.
 """
 
@@ -74,9 +74,9 @@ def ranks(queries_ND: Tensor, candidates_ND: Tensor, texts: Sequence[str]) -> li
     found: list[int] = []
     for start in range(0, len(queries_ND), CHUNK):
         part = slice(start, start + CHUNK)
-        cosine_NN = queries_ND[part] @ candidates_ND.T
-        index = torch.arange(start, start + len(cosine_NN))
-        own_N1 = cosine_NN[torch.arange(len(index)), index][:, None]
+        cosine_BN = queries_ND[part] @ candidates_ND.T
+        index = torch.arange(start, start + len(cosine_BN))
+        own_B1 = cosine_BN[torch.arange(len(index)), index][:, None]
         others = group_N[None] != group_N[index][:, None]
-        found += (((cosine_NN >= own_N1) & others).sum(dim=1) + 1).tolist()
+        found += (((cosine_BN >= own_B1) & others).sum(dim=1) + 1).tolist()
     return found
