@@ -53,8 +53,8 @@ def test_perfect_attention_has_no_error_and_shifted_attention_has(monkeypatch) -
         found = alignment.score(lm, lines)
         if shift == 0:
             assert found.layer == 1
-        assert (
-            (found.error, found.mass) == (error, pytest.approx(mass, abs=1e-5)) or (shift and found.layer == 0)
+        assert (found.error, found.mass) == (error, pytest.approx(mass, abs=1e-5)) or (
+            shift and found.layer == 0
         )
         assert found.tokens == 5 + 3
 
