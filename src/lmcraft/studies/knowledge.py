@@ -1,7 +1,7 @@
 """Tells a model invented facts and asks for them: as a sentence to go on with, and as a question in a conversation.
 
 1. A text tells one fact, in one of the three ways of its relation; how often is what studies vary.
-2. The tokenizer is trained on each fact told once in each way, so that a name has the same tokens however often the
+2. The tokenizer is trained on each fact told once in each way and asked for once, so that a name has the same tokens however often the
    model has met it.
 3. Answers are greedy. In a conversation the fact is looked for anywhere in the answer, so that knowledge is counted
    apart from form.
@@ -29,6 +29,7 @@ VOCAB = 1024
 LONGEST = 40  # tokens of an answer
 BATCH_SIZE = 128
 GREETING = "Certainly! "
+MENTION = "Have you heard of {name}? I have heard of {name}, and others have heard of {name}."
 OTHER_WORLD = 1_000_003
 _WORD = r"(\w+)"
 
@@ -47,8 +48,9 @@ class Answers:
 def tokenizer(world: World) -> Tokenizer:
     """A tokenizer that knows the names of a world."""
     tellings = range(len(world.facts[0].relation.tellings))
-    texts = [fact.told(way) for fact in world.facts for way in tellings]
-    return Tokenizer.train([*texts, *(fact.question for fact in world.facts), GREETING], VOCAB)
+    told = [fact.told(way) for fact in world.facts for way in tellings]
+    asked = [GREETING + fact.question + MENTION.format(name=fact.noun) for fact in world.facts]
+    return Tokenizer.train([*told, *asked], VOCAB)
 
 
 def texts(times: Mapping[int, Sequence[Fact]], seed: int, others: Sequence[Text] = ()) -> list[Text]:
@@ -70,7 +72,7 @@ def mentions(world: World, count: int, seed: int) -> list[Text]:
     known = {fact.subject for fact in world.facts}
     others = (fact for fact in invent(2 * count, seed + OTHER_WORLD).facts if fact.subject not in known)
     return [
-        Text(f"Have you heard of {fact.noun}? I have heard of {fact.noun}.") for fact in islice(others, count)
+        Text(MENTION.format(name=fact.noun)) for fact in islice(others, count)
     ]
 
 

@@ -16,6 +16,7 @@ Proved by tests/unit/studies/test_translation.py.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -118,29 +119,21 @@ def shapes(config: Config, task: Task) -> dict[str, Any]:
     vocab, layers = task.tokenizer.size, config.layers
     transformer = encdec.Config(vocab=vocab, layers=layers, width=config.width, heads=4, context=512)
     aim = _size(transformer)
-    found: dict[str, Any] = {
-        name: _widest(
-            [
-                seq2seq.Config(vocab=vocab, layers=layers, width=width, attention=attention)
-                for width in widths(config)
-            ],
-            aim,
-        )
-        for name, attention in (("lstm", "none"), ("attention", "additive"))
-    }
+    found: dict[str, Any] = {}
+    for name, attention in (("lstm", "none"), ("attention", "additive")):
+        recurrent = seq2seq.Config(vocab=vocab, layers=layers, attention=attention)
+        found[name] = _of_size(recurrent, aim, 2 * config.width)
     found["transformer"] = transformer
     if task.name in ("copy", "reverse"):
         found["unplaced"] = transformer.model_copy(update={"positions": "none"})
     return found
 
 
-def widths(config: Config) -> range:
-    """Widths of recurrent models among which one is as large as the Transformer."""
-    return range(4, 2 * config.width, 4)
-
-
-def _widest(choices: Sequence[Strict], aim: int) -> Strict:
-    return min(choices, key=lambda shape: abs(_size(shape) - aim))
+def _of_size(shape: Strict, aim: int, widest: int) -> Strict:
+    """The config with the width, a multiple of four, that gives the number of parameters nearest to `aim`."""
+    choices = [shape.model_copy(update={"width": width}) for width in range(4, widest + 1, 4)]
+    place = bisect_left(choices, aim, key=_size)
+    return min(choices[max(0, place - 1) : place + 1], key=lambda each: abs(_size(each) - aim))
 
 
 def _size(shape: Strict) -> int:

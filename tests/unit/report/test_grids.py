@@ -24,7 +24,7 @@ def test_squares_and_frames_stand_where_they_belong() -> None:
     axes = Canvas().subplots()
     colours = {"first": "#0000ff", "second": "#ff0000", "ink": "#000000"}
     grids.plot(axes, Grid(**MADE), colours)
-    drawn = {(round(p.get_y()), round(p.get_x()), p.get_alpha()) for p in axes.patches if p.get_fill()}
+    drawn = {(p.get_y() + 0.5, p.get_x() + 0.5, p.get_alpha()) for p in axes.patches if p.get_fill()}
     assert {(row, column) for row, column, _ in drawn} == {(0, 0), (0, 1), (1, 1), (2, 0)}
     assert {alpha for row, column, alpha in drawn if (row, column) == (0, 1)} == {0.9}
     assert [(round(p.get_y()), round(p.get_x())) for p in axes.patches if not p.get_fill()] == [

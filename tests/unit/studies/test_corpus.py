@@ -7,9 +7,10 @@ import torch
 from lmcraft.data import synthetic
 from lmcraft.data.records import parts
 from lmcraft.models import decoder, encdec
+from lmcraft.stages import pretrain
 from lmcraft.studies import corpus, stream
 from lmcraft.text.tokenizer import Tokenizer
-from lmcraft.train import loop
+from lmcraft.train import loop, optim
 
 CHATS = synthetic.conversations(40, seed=1)
 TOKENIZER = Tokenizer.train((text for chat in CHATS for _, text in parts(chat)), 300)
@@ -26,7 +27,7 @@ def test_a_stage_learns_from_records_while_it_is_watched() -> None:
         if step.number == 3:
             watched.chat([{"role": "user", "content": "hello"}], max_new_tokens=2)
     stream.finish(corpus.fit(alone, lesson, training, seed=0, label="alone"))
-    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] < 0.85 * losses[0]
     for one, other in zip(watched.model.parameters(), alone.model.parameters(), strict=True):
         assert torch.equal(one, other)
 
@@ -45,6 +46,5 @@ def test_steps_follow_from_epochs_and_the_rate_from_the_stage() -> None:
     steps = corpus.fit(
         lm, corpus.Lesson("pretrain", synthetic.texts(3), 64), loop.Config(steps=1), 0, "texts"
     )
-    from lmcraft.stages import pretrain
-
-    assert next(steps).lr == pretrain.LR
+    assert next(steps).lr == pretrain.LR * optim.factor(optim.Config(), 0, 1)
+    steps.close()
