@@ -54,7 +54,7 @@ def theirs(kind: str, settings: dict) -> torch.nn.Module:
     else:
         name = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3", "gemma3": "Gemma3"}[kind]
         config = getattr(transformers, name + ("TextConfig" if kind == "gemma3" else "Config"))(
-            **(SIZES | {"tie_word_embeddings": True} | ({} if kind != "qwen2" else {}) | settings)
+            **(SIZES | {"tie_word_embeddings": True} | settings)
         )
         model = getattr(transformers, f"{name}ForCausalLM")(config)
     with torch.no_grad():

@@ -33,8 +33,10 @@ PROMPTS = [
 QUESTIONS = ["What is gravity?", "Write a haiku about rain.", "Who are you?"]
 WORDS = [
     "the", "I'll", "don't", "WE'RE", "2024", "3.14159", "x", "", "\n", "\t", "def f(x):", "https://a.b/c?d=e&f", "<b>",
-    "</p>", "e\u0301", "\u1e9b\u0323", "naïve", "Straße", "你好世界", "日本語", "한국어", "हिन्दी", "ไทย", "שלום", "مرحبا", "Привет",
-    "😀👍🏽", "👨‍👩‍👧", "🇩🇪", "—", "“quoted”", "e.g.", "CamelCase", "snake_case", "  ", "...", "!!!", "\r\n", "\u00a0", "\u2028", "½",
+    "</p>", "e\u0301", "\u1e9b\u0323", "naïve", "Straße", "你好世界", "日本語", "한국어", "हिन्दी", "ไทย",
+    "שלום", "مرحبا",
+    "Привет", "😀👍🏽", "👨‍👩‍👧", "🇩🇪", "—", "“quoted”", "e.g.", "CamelCase", "snake_case", "  ", "...", "!!!",
+    "\r\n", "\u00a0", "\u2028", "½",
 ]  # fmt: skip
 
 

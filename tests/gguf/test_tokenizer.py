@@ -111,10 +111,13 @@ def test_scores_are_merged_as_sentencepiece_does(files, prefix):
     size = theirs.vocab_size()
     pieces = [theirs.id_to_piece(number) for number in range(size)]
     runs = [piece.replace("▁", " ") if set(piece) == {"▁"} and len(piece) > 1 else piece for piece in pieces]
-    kinds = [
-        2 if theirs.is_unknown(n) else 3 if theirs.is_control(n) else 6 if theirs.is_byte(n) else 4 if " " in runs[n] else 1
-        for n in range(size)
-    ]  # fmt: skip
+    tests = (
+        (2, theirs.is_unknown),
+        (3, theirs.is_control),
+        (6, theirs.is_byte),
+        (4, lambda n: " " in runs[n]),
+    )
+    kinds = [next((kind for kind, test in tests if test(n)), 1) for n in range(size)]
     facts = files.spm_facts(prefix) | {
         "tokenizer.ggml.tokens": runs, "tokenizer.ggml.token_type": kinds,
         "tokenizer.ggml.scores": [theirs.get_score(n) for n in range(size)],

@@ -9,7 +9,7 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 an
    writer lays them out. So a wrong size, offset or type cannot go unnoticed.
 3. A fact is asked for by name *and* type; what is missing or of another type is a `UserError` that names it.
 
-Proved by tests/unit/core/test_gguf.py and tests/faults/test_hostile_gguf.py.
+Proved by tests/gguf/test_header.py and tests/gguf/test_hostile_gguf.py.
 """
 
 from __future__ import annotations

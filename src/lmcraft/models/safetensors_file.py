@@ -65,7 +65,7 @@ def read(file: Path) -> dict[str, Stored]:
             length = int.from_bytes(opened.read(8), "little")
             if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
                 raise _damaged(file, f"the header claims {length:,} bytes, the file has {size:,}")
-            header = json.loads(opened.read(length))
+            header = json.loads(opened.read(length), object_pairs_hook=_once)
     except OSError as error:
         raise UserError(f"the weights cannot be read: {error.strerror}", where=str(file)) from error
     except (ValueError, RecursionError) as error:
@@ -84,6 +84,14 @@ def read(file: Path) -> dict[str, Stored]:
         end += tensor.bytes
     if end != size:
         raise _damaged(file, f"it should have {end:,} bytes and has {size:,}")
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of the header; of a name that is there twice, one would hide the other."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name is there twice")
     return found
 
 

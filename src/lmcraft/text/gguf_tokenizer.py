@@ -14,7 +14,7 @@ model, and nothing else tells. So:
 5. The names of splits are those of llama.cpp (`src/llama-vocab.cpp`); the expressions are those of the published
    tokenizer.json of the models after which the splits are called.
 
-Proved by tests/unit/text/test_gguf_tokenizer.py and tests/parity/test_gguf_pulled.py.
+Proved by tests/gguf/test_tokenizer.py and tests/gguf/test_pulled.py.
 """
 
 from __future__ import annotations

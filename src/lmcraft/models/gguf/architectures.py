@@ -11,7 +11,7 @@ table of public families); here is only how a GGUF file spells it, and what its 
 5. What a file leaves out (Gemma's window pattern, local base and attention scale) is what its readers fill in.
 
 Legend: shapes are rows first.
-Proved by tests/parity/test_gguf.py and tests/unit/models/test_gguf.py.
+Proved by tests/gguf/test_parity.py and tests/gguf/test_hostile_gguf.py.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ _GPT2_PARTS = {
 }  # fmt: skip
 _LAYER = re.compile(r"(?:model\.layers|transformer\.h)\.(\d+)\.(.+)")
 _LARGEST_GEMMA_LAYERS = 62
+MAX_LAYERS = 512
 
 
 def architecture(header: Header) -> str:
@@ -101,9 +102,9 @@ def public_config(header: Header) -> dict[str, Any]:
 def _sizes_agree(header: Header, kind: str) -> None:
     """Refuses sizes that the tensors contradict, before a model of these sizes is made."""
     layers = header.integer(f"{kind}.block_count")
-    if not 0 < layers <= len(header.tensors):
+    if not 0 < layers <= min(MAX_LAYERS, len(header.tensors)):
         raise UserError(f"{kind}.block_count is {layers:,}", where=str(header.path),
-                        why=f"the file holds {len(header.tensors)} tensors")  # fmt: skip
+                        why=f"the file holds {len(header.tensors)} tensors; at most {MAX_LAYERS} are read")  # fmt: skip
     embedding, width = header.tensors.get("token_embd.weight"), header.integer(f"{kind}.embedding_length")
     if embedding is None or len(embedding.shape) != 2 or embedding.shape[1] != width:
         found = "missing" if embedding is None else list(embedding.shape)

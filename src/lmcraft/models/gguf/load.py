@@ -3,7 +3,7 @@
 1. Names, shapes and sizes are compared before a single weight is read, so a file that does not fit costs nothing.
 2. Where a tensor is one of ours as it stands, it is read straight into the parameter's memory.
 
-Proved by tests/parity/test_gguf.py, tests/unit/models/test_gguf.py and tests/faults/test_hostile_gguf.py.
+Proved by tests/gguf/test_parity.py, tests/gguf/test_hostile_gguf.py and tests/gguf/test_pulled.py.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from ...core import gguf
 from ...core.errors import UserError
 from .. import families
-from ..model import build
-from ..weights import materialise
+from ..weights import materialise, skeleton
 from . import tensors
 from .architectures import ROTARY_FACTORS, architecture, public_config, restored, stored_name, with_llama3
 
@@ -33,9 +32,9 @@ def load(path: Path) -> nn.Module:
     header = gguf.read(path)
     public, family, config = _config(header)
     table = {stored_name(architecture(header), link.public): link for link in family.links(config)}
-    with torch.device("meta"):
-        model = build(config)
-    _compare(header, table, model.state_dict(keep_vars=True))
+    _same_names(header, table)
+    model = skeleton(config, len(header.tensors), str(path))
+    _same_shapes(header, table, model.state_dict(keep_vars=True))
     materialise(model)
     weights = model.state_dict(keep_vars=True)
     with torch.no_grad():
@@ -54,29 +53,35 @@ def _config(header: gguf.Header) -> tuple[dict[str, Any], families.Family, Any]:
         public = with_llama3(public, factors, header)
     try:
         return public, *families.read(public, str(header.path))
-    except ValueError as error:  # sizes that contradict each other
+    except (ValueError, ArithmeticError) as error:  # sizes that contradict each other
         why = " ".join(str(error).split()).partition(" For further information")[0]
         raise UserError(
             "the sizes of the model contradict each other", where=str(header.path), why=why
         ) from error
 
 
-def _compare(header: gguf.Header, table: dict[str, families.Link], weights: dict[str, Tensor]) -> None:
-    """Refuses a file whose tensors are not exactly those of its model."""
-    misshapen = []
-    for name, link in table.items():
-        if name in header.tensors:
-            ours = [weights[one] for one in link.ours]
-            shape = (sum(len(one) for one in ours), *ours[0].shape[1:])
-            if header.tensors[name].shape != shape:
-                misshapen.append(f"{name} {list(header.tensors[name].shape)}, not {list(shape)}")
+def _same_names(header: gguf.Header, table: dict[str, families.Link]) -> None:
     missing = [name for name in table if name not in header.tensors]
     left = [name for name in header.tensors if name not in table and name != ROTARY_FACTORS]
-    for what, names in (("missing", missing), ("of another shape", misshapen), ("left over", left)):
-        if names:
-            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-            raise UserError(f"{len(names)} tensors are {what}: {shown}", where=str(header.path),
-                            why="the weights do not fit the sizes that the file tells")  # fmt: skip
+    _refuse(header, "missing", missing)
+    _refuse(header, "left over", left)
+
+
+def _same_shapes(header: gguf.Header, table: dict[str, families.Link], weights: dict[str, Tensor]) -> None:
+    misshapen = []
+    for name, link in table.items():
+        ours = [weights[one] for one in link.ours]
+        shape = (sum(len(one) for one in ours), *ours[0].shape[1:])
+        if header.tensors[name].shape != shape:
+            misshapen.append(f"{name} {list(header.tensors[name].shape)}, not {list(shape)}")
+    _refuse(header, "of another shape", misshapen)
+
+
+def _refuse(header: gguf.Header, what: str, names: list[str]) -> None:
+    if names:
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        raise UserError(f"{len(names)} tensors are {what}: {shown}", where=str(header.path),
+                        why="the weights do not fit the sizes that the file tells")  # fmt: skip
 
 
 def _read(
@@ -88,7 +93,7 @@ def _read(
         out = ours[0].detach().numpy()
         tensors.fill(header.path, stored, out)
         values = restored(kind, name, out, public)
-        if not np.shares_memory(values, out):
+        if not np.may_share_memory(values, out):
             out[...] = values
         return
     out = np.empty(stored.shape, np.float32)

@@ -4,7 +4,7 @@
    model's own size and not a second copy of its largest matrix.
 2. Values that are not finite are refused: no trained model has them, and a flipped bit in the scale of a block does.
 
-Proved by tests/unit/models/test_gguf_tensors.py.
+Proved by tests/gguf/test_tensors.py.
 """
 
 from __future__ import annotations
