@@ -130,14 +130,14 @@ def main() -> None:
     append(
         "Names in news (CoNLL-2003, test)",
         ["from", "parameters", "minutes of training", "accuracy of words", "precision", "recall", "entity F1"], names,
-        f"Entities by CoNLL's rule. Trained on the tags of the first {NAMES_ROWS:,} sentences; masked words of all that "
-        "are there for training. MiniLM knows no capital letters.",
+        f"Entities by CoNLL's rule. Trained on the tags of the first {NAMES_ROWS:,} sentences; the masked words are those "
+        "of the whole training part. MiniLM knows no capital letters.",
     )  # fmt: skip
     if pairs:
         append(
             f"Sentences that belong together ({asked.source} and {asked.target})",
             ["from", "minutes of training", "recall@1", "MRR", "cosine of pairs", "of others"], pairs,
-            f"Each held-out sentence looks for its partner among all of them, both ways; {PAIRS_ROWS:,} pairs, read once.",
+            f"Each held-out sentence looks for its partner among all of them, both ways; {PAIRS_ROWS:,} pairs, once.",
         )  # fmt: skip
 
 
