@@ -130,8 +130,8 @@ def main() -> None:
     append(
         "Names in news (CoNLL-2003, test)",
         ["from", "parameters", "minutes of training", "accuracy of words", "precision", "recall", "entity F1"], names,
-        f"Entities by CoNLL's rule. Trained on the tags of the first {NAMES_ROWS:,} sentences; the masked words are those "
-        "of the whole training part. MiniLM knows no capital letters.",
+        f"Entities by CoNLL's rule. Trained on the tags of the first {NAMES_ROWS:,} sentences; the masked words are "
+        "those of the whole training part. MiniLM knows no capital letters.",
     )  # fmt: skip
     if pairs:
         append(
