@@ -11,8 +11,6 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from lmcraft.core.errors import UserError
-from lmcraft.data.store import has, resolve
-from lmcraft.generate.language_model import LanguageModel
 from lmcraft.models import encoder, heads, weights
 from lmcraft.models import model as models
 from lmcraft.text.tokenizer import Tokenizer
@@ -205,29 +203,6 @@ def test_heads_that_bert_has_not_keep_our_own_names(tmp_path):
     tokens_BT, real_BT = rows()
     back = weights.load(tmp_path / "own")
     assert torch.equal(ours(back, tokens_BT, real_BT), ours(model.eval(), tokens_BT, real_BT))
-
-
-SENTENCES = [
-    "A man is eating food.", "Someone eats.", "The stock market fell by 3.5% on Monday, traders said.",
-    "Ünïcode, 北京 and a 🦄 — all in one line", "", "word " * 300,
-]  # fmt: skip
-
-
-@pytest.mark.long
-def test_minilm_embeds_as_in_transformers():
-    """A difference would mean that the model that users pull gives other vectors than its makers' library."""
-    if not has("minilm"):
-        pytest.skip("run `lmcraft pull minilm` first")
-    place = Path(resolve("minilm"))
-    lm = LanguageModel.load(place)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(place)
-    public = transformers.AutoModel.from_pretrained(place).eval()
-    inputs = tokenizer(SENTENCES, padding=True, truncation=True, max_length=256, return_tensors="pt")
-    with torch.no_grad():
-        hidden_BTD = public(**inputs).last_hidden_state
-    mask_BT1 = inputs["attention_mask"][..., None].float()
-    expected_BD = torch.nn.functional.normalize((hidden_BTD * mask_BT1).sum(1) / mask_BT1.sum(1), dim=-1)
-    torch.testing.assert_close(lm.embed(SENTENCES), expected_BD, **CLOSE)
 
 
 def test_vocabulary_files_agree_with_transformers(tmp_path):
