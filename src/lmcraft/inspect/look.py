@@ -28,7 +28,7 @@ from ..layers.source import Source
 from ..models.model import count_parameters
 from .influence import influence
 from .lens import Lens, lens, stream
-from .masked import framed, mask_id, read_masked
+from .masked import framed, read_masked
 from .pieces import Piece, pieces
 from .predictions import Prediction, Total, predictions, total
 from .record import Map, maps, recorded, sides
@@ -182,7 +182,7 @@ def _look(lm: LanguageModel, asked: Asked, top: int) -> Inspection:
         seen = influence(model, tokens_BT, reads.get("source"), actual)
     masked = speaks and not model.generates
     if masked:
-        speaks = mask_id(lm.tokenizer) is not None
+        speaks = lm.tokenizer.mask is not None
         if speaks:
             hidden_TD, layers, actual = read_masked(model, lm.tokenizer, asked.target, caught)
             logits = model.head(hidden_TD)

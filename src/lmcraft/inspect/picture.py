@@ -25,7 +25,7 @@ GREY = 0  # PNG's colour type: one byte a pixel
 FONT = 12.5
 LETTER = 0.6  # of the font size, about the width of a letter
 LARGEST, SMALLEST, ACROSS = 30.0, 7.0, 620.0
-READABLE = 13.0  # on a narrow screen cells shrink to this before the picture must be scrolled
+READABLE = 18.0  # on a narrow screen cells shrink to this before the picture must be scrolled
 
 
 def quantized(weights_TM: Tensor, linear: bool) -> Tensor:

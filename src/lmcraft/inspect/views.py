@@ -21,7 +21,7 @@ from .picture import ACROSS, address, heat, png
 from .record import CROSS, ENCODER, SELF, Map
 
 BUDGET_CELLS = 5_000_000  # about a byte each when nothing can be compressed, and a third more in text
-BESIDE = 440.0  # CSS pixels of a large picture that stands beside the grid of all heads
+BESIDE = 400.0  # CSS pixels of a large picture that stands beside the grid of all heads
 TITLES = {
     ENCODER: "The source on itself (encoder)",
     SELF: "Every token on those it may see",
