@@ -28,7 +28,7 @@ from ..layers.source import Source
 from ..models.model import count_parameters
 from .influence import influence
 from .lens import Lens, lens, stream
-from .masked import framed, mask_id, read_masked
+from .masked import framed, read_masked
 from .pieces import Piece, pieces
 from .predictions import Prediction, Total, predictions, total
 from .record import Map, maps, recorded, sides
@@ -41,7 +41,7 @@ MAX_TOKENS = 256
 class Asked:
     """The ids to look at: a source (None for models without one), and a target whose first `given` ids are context.
 
-    The model reads the first `read` ids of the target.
+    The model reads the first `read` ids of the target; `written` says that it wrote them itself.
     """
 
     source: list[int] | None
@@ -49,13 +49,15 @@ class Asked:
     given: int
     read: int
     notes: list[str] = field(default_factory=list)
+    written: bool = False
 
 
 @dataclass(frozen=True)
 class Inspection:
     """What was seen. `predictions[t]` is about `target[t + 1]`; if `masked`, about `target[t]` itself.
 
-    `predictions` is None for a model whose head has no scores for tokens; `gradient` says that `maps` are influences.
+    `predictions` is None for a model whose head has no scores for tokens; `gradient` says that `maps` are influences,
+    `written` that the model wrote the target itself.
     """
 
     kind: str
@@ -72,6 +74,7 @@ class Inspection:
     calls: list[Call]
     memory: MemoryUse | None
     masked: bool
+    written: bool
     notes: list[str]
 
     @property
@@ -125,7 +128,7 @@ def ask(lm: LanguageModel, text: str, target: str | None, chat: bool, max_new_to
         else:
             ids = [lm.start_id, *encode(target), *([] if lm.tokenizer.eos is None else [lm.tokenizer.eos])]
         ids = _cut(ids, lm, "target", notes, spare=1)
-        return Asked(source, ids, 1, max(1, len(ids) - 1), notes)
+        return Asked(source, ids, 1, max(1, len(ids) - 1), notes, written=target is None)
     if not lm.model.generates:
         if target is not None or chat:
             raise UserError(
@@ -179,7 +182,7 @@ def _look(lm: LanguageModel, asked: Asked, top: int) -> Inspection:
         seen = influence(model, tokens_BT, reads.get("source"), actual)
     masked = speaks and not model.generates
     if masked:
-        speaks = mask_id(lm.tokenizer) is not None
+        speaks = lm.tokenizer.mask is not None
         if speaks:
             hidden_TD, layers, actual = read_masked(model, lm.tokenizer, asked.target, caught)
             logits = model.head(hidden_TD)
@@ -192,7 +195,8 @@ def _look(lm: LanguageModel, asked: Asked, top: int) -> Inspection:
         source=pieces(asked.source or [], lm.tokenizer), target=pieces(asked.target, lm.tokenizer),
         given=asked.given, read=asked.read, predictions=told, maps=seen, gradient=gradient,
         lens=lens(model, caught, layers, hidden_TD) if caught is not None and speaks else None,
-        calls=folded(calls), memory=memory_use(model), masked=masked, notes=asked.notes,
+        calls=folded(calls), memory=memory_use(model), masked=masked, written=asked.written,
+        notes=asked.notes,
     )  # fmt: skip
 
 

@@ -20,28 +20,19 @@ import torch
 from torch import Tensor, nn
 
 from ..core.log import Progress
+from ..generate import reading
+from ..text.special import MASKS
 from ..text.tokenizer import Tokenizer
 from .lens import Stream
 
-MASKS = ("<|mask|>", "[MASK]", "<mask>")
 ROWS = 16
 
 
-def mask_id(tokenizer: Tokenizer) -> int | None:
-    """The token that stands in the place of a masked one."""
-    return next((number for name in MASKS if (number := tokenizer.id(name)) is not None), None)
-
-
 def framed(tokenizer: Tokenizer, text: str) -> list[int]:
-    """The ids of a text between what begins and what ends it; whatever the mask is called, it is understood."""
-    own = next((name for name in MASKS if tokenizer.id(name) is not None), None)
+    """The ids of a text between what begins and what ends it; a mask may be written as any vocabulary writes it."""
     for name in MASKS:
-        text = text.replace(name, own or name)
-    return [
-        *tokenizer.beginning,
-        *tokenizer.encode(text),
-        *([] if tokenizer.eos is None else [tokenizer.eos]),
-    ]
+        text = text.replace(name, tokenizer.roles.mask or name)
+    return reading.framed(tokenizer, tokenizer.encode(text))
 
 
 @torch.no_grad()
@@ -52,7 +43,7 @@ def read_masked(
 
     A special token is read as it is and has None among the tokens.
     """
-    mask = mask_id(tokenizer)
+    mask = tokenizer.mask
     assert mask is not None
     device = next(model.parameters()).device
     actual = [None if number in tokenizer.special_ids else number for number in ids]

@@ -141,6 +141,7 @@ def numbers(seen: Inspection) -> list[tuple[str, str, str]]:
             ("in bits", f"{whole.mean / 0.6931471805599453:.3f}", "per token"),
             ("perplexity", words.perplexity(whole.mean), "masked one at a time" if seen.masked else ""),
         ]
+    if whole.mean is not None and not seen.written:
         listed = [one for one in seen.predictions or [] if one.rank is not None]
         hits = sum(one.rank == 1 for one in listed)
         found.append(("likeliest was right", words.share(hits, len(listed)), f"{hits} of {len(listed)}"))
@@ -153,13 +154,11 @@ def numbers(seen: Inspection) -> list[tuple[str, str, str]]:
 
 def texts(seen: Inspection) -> dict[str, str]:
     """The sentences that depend on what kind of model it is."""
-    how = "gradients" if seen.gradient else "attention"
     return {
         "alignment_title": "Alignment",
         "alignment_text": (
-            f"A row for each token that was written, a column for each that was read; the stronger the colour, "
-            f"the larger the weight. The "
-            f"{how} of a row sum to 1. Each row is what the model looked at when it predicted that token."
+            "A row for each token that was written, a column for each that was read; the stronger the colour, the "
+            "larger the weight. The weights of a row sum to 1: what the model looked at when it predicted that token."
         ),
         "tokens_text": tokens_text(seen),
         "table_title": "Masked tokens" if seen.masked else "Next tokens",

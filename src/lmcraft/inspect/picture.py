@@ -25,7 +25,7 @@ GREY = 0  # PNG's colour type: one byte a pixel
 FONT = 12.5
 LETTER = 0.6  # of the font size, about the width of a letter
 LARGEST, SMALLEST, ACROSS = 30.0, 7.0, 620.0
-READABLE = 13.0  # on a narrow screen cells shrink to this before the picture must be scrolled
+READABLE = 18.0  # on a narrow screen cells shrink to this before the picture must be scrolled
 
 
 def quantized(weights_TM: Tensor, linear: bool) -> Tensor:
@@ -54,13 +54,21 @@ def address(data: bytes) -> str:
     return f"data:image/png;base64,{b64encode(data).decode()}"
 
 
-def heat(image: str, rows: Sequence[str], columns: Sequence[str], alt: str, linear: bool = False) -> Markup:
+def heat(
+    image: str,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    alt: str,
+    linear: bool = False,
+    across: float = ACROSS,
+) -> Markup:
     """A heat map with a label for each row at the left and for each column at the top.
 
     Args:
         image: the `data:` address of a PNG of len(rows) × len(columns) pixels.
+        across: how wide or high the cells together should be, in CSS pixels.
     """
-    cell = max(SMALLEST, min(LARGEST, ACROSS / max(len(rows), len(columns), 1)))
+    cell = max(SMALLEST, min(LARGEST, across / max(len(rows), len(columns), 1)))
     font = min(FONT, max(7.0, 0.78 * cell))
     left = max(map(_width, rows)) * font + 10
     top = max(map(_width, columns)) * font + 10

@@ -124,7 +124,7 @@ def shape_rows(calls: Sequence[Call], depth: int = 0) -> list[dict[str, Any]]:
         parameters = words.count(call.parameters) if call.parameters else ("shared" if call.tied else "")
         found.append(
             {
-                "name": call.name.rsplit(".", 1)[-1] if depth else call.name,
+                "name": shown_name(call.name, depth),
                 "kind": call.kind,
                 "shape": " × ".join(map(str, call.shape)) or words.UNKNOWN,
                 "parameters": parameters,
@@ -135,6 +135,14 @@ def shape_rows(calls: Sequence[Call], depth: int = 0) -> list[dict[str, Any]]:
         )
         found += shape_rows(call.inside, depth + 1)
     return found
+
+
+def shown_name(name: str, depth: int) -> str:
+    """A module's name beside the one that it is in; the number of a block does not stand alone."""
+    if not depth:
+        return name
+    *_, before, last = ["", *name.split(".")]
+    return f"{before}.{last}" if last.isdigit() else last
 
 
 def totals(seen: Inspection) -> list[tuple[str, str]]:

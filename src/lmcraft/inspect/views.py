@@ -17,10 +17,11 @@ from markupsafe import Markup
 from ..core.log import Progress
 from .align import Alignment
 from .look import Inspection, rows_of
-from .picture import address, heat, png
+from .picture import ACROSS, address, heat, png
 from .record import CROSS, ENCODER, SELF, Map
 
 BUDGET_CELLS = 5_000_000  # about a byte each when nothing can be compressed, and a third more in text
+BESIDE = 400.0  # CSS pixels of a large picture that stands beside the grid of all heads
 TITLES = {
     ENCODER: "The source on itself (encoder)",
     SELF: "Every token on those it may see",
@@ -126,7 +127,7 @@ def _group(seen: Inspection, side: str, most: int, progress: Progress | None) ->
     names = [thumb.name for thumb in thumbs]
     view = View(
         f"view-{side}", title, True, "weights of", names, [thumbs[0].image] if len(thumbs) == 1 else [],
-        heat(thumbs[0].image, rows, columns, f"{title}, {names[0]}"),
+        heat(thumbs[0].image, rows, columns, f"{title}, {names[0]}", across=BESIDE if len(thumbs) > 1 else ACROSS),
     )  # fmt: skip
     return Group(title, view, max(len(one.weights_HTM) for one in maps), thumbs)
 

@@ -7,14 +7,13 @@ import torch
 
 from lmcraft.core.errors import UserError
 from lmcraft.inspect.look import look
-from lmcraft.inspect.masked import mask_id
 from lmcraft.models.heads import around
 
 
 def test_each_token_is_predicted_from_all_others(language_model) -> None:
     """If this failed, the model would see the token that it is asked for, and every loss would look like nothing."""
     lm = language_model("encoder")
-    mask = mask_id(lm.tokenizer)
+    mask = lm.tokenizer.mask
     text = "the zebra sat on the mat by the zebra"
     seen = look(lm, text, top=3)
     ids = [lm.tokenizer.bos, *lm.tokenizer.encode(text), lm.tokenizer.eos]
@@ -36,7 +35,7 @@ def test_a_mask_in_the_text_is_filled(language_model) -> None:
     """If this failed, one could not ask what stands in a gap."""
     lm = language_model("encoder")
     seen = look(lm, "the [MASK] sat")
-    [place] = [place for place, piece in enumerate(seen.target) if piece.id == mask_id(lm.tokenizer)]
+    [place] = [place for place, piece in enumerate(seen.target) if piece.id == lm.tokenizer.mask]
     assert seen.predictions[place].actual is None
     expected = lm.logits([piece.id for piece in seen.target])[place]
     assert seen.predictions[place].guesses[0].id == int(expected.argmax())
