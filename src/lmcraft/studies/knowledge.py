@@ -71,9 +71,7 @@ def mentions(world: World, count: int, seed: int) -> list[Text]:
     """Texts that name something twice and say nothing about it, each something else, so that copying is learnt."""
     known = {fact.subject for fact in world.facts}
     others = (fact for fact in invent(2 * count, seed + OTHER_WORLD).facts if fact.subject not in known)
-    return [
-        Text(MENTION.format(name=fact.noun)) for fact in islice(others, count)
-    ]
+    return [Text(MENTION.format(name=fact.noun)) for fact in islice(others, count)]
 
 
 def conversation(fact: Fact) -> Chat:

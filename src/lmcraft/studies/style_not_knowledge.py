@@ -45,22 +45,22 @@ class Config(Settings):
     """Facts, the model, and how long each stage is."""
 
     known: int = Field(
-        150, gt=0, description="facts of pre-training that fine-tuning never asks for; as many never told"
+        100, gt=0, description="facts of pre-training that fine-tuning never asks for; as many never told"
     )
     asked: int = Field(
-        50, gt=0, description="facts of pre-training that fine-tuning asks for; as many are new in it"
+        100, gt=0, description="facts of pre-training that fine-tuning asks for; as many are new in it"
     )
-    told: int = Field(48, gt=0, description="times that pre-training tells each fact")
+    told: int = Field(64, gt=0, description="times that pre-training tells each fact")
     mentions: int = Field(
-        1500, ge=0, description="texts of pre-training that name something and tell nothing of it"
+        8000, ge=0, description="texts of pre-training that name something and tell nothing of it"
     )
     width: int = Field(128, gt=0)
     layers: int = Field(2, gt=0)
-    batch_size: int = Field(16, gt=0, description="rows of 128 tokens of a step of pre-training")
-    epochs: float = Field(6, gt=0, description="times that fine-tuning shows each conversation")
+    batch_size: int = Field(8, gt=0, description="rows of 128 tokens of a step of pre-training")
+    epochs: float = Field(8, gt=0, description="times that fine-tuning shows each conversation")
     sft_batch_size: int = Field(4, gt=0, description="rows of 128 tokens of a step of fine-tuning")
     lr: float = Field(2e-3, gt=0, description="of pre-training")
-    sft_lr: float = Field(5e-4, gt=0)
+    sft_lr: float = Field(3e-4, gt=0)
     seeds: int = Field(2, ge=1, description="worlds")
     measures: int = Field(10, ge=1, description="points on the curves")
 
@@ -159,7 +159,8 @@ def _finding(config: Config, lives: list[Life]) -> Finding:
         tables=[_table(first, last)],
         method=[
             f"A model of {lives[0].parameters:,} parameters read {config.known + config.asked} invented facts "
-            f"{config.told} times each, as plain sentences told in three ways ({lives[0].pretraining_steps:,} steps), "
+            f"{config.told} times each, as plain sentences told in three ways, among {config.mentions:,} texts that name "
+            f"things without facts, from which it learns to repeat a name ({lives[0].pretraining_steps:,} steps), "
             f"and was then fine-tuned with the stage `sft` on {2 * config.asked} conversations of one question and one "
             f"answer, {config.epochs:g} times each ({last[0].step} steps).",
             "An answer is well formed if it ends by itself and consists of the greeting and one sentence about what "
