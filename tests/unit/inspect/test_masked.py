@@ -55,5 +55,6 @@ def test_classes_are_told(language_model) -> None:
     seen = look(lm, "the cat sat")
     assert seen.predictions is None and seen.lens is None and len(seen.maps) == 3
     ids = torch.tensor([[piece.id for piece in seen.target]])
-    share = float(torch.softmax(lm.model.head(lm.model(ids))[0, 0], dim=-1).max())
+    with torch.no_grad():
+        share = float(torch.softmax(lm.model.head(lm.model(ids))[0, 0], dim=-1).max())
     assert f"{100 * share:.1f} %" in seen.notes[-1] and "spam" in seen.notes[-1]
