@@ -17,8 +17,8 @@ HEAD = """# Map
 Every module and what it is, by folder, in the order of imports: a folder imports only from folders above it.
 Generated from docstrings by `make docs`; `make check` fails when it is stale.
 """
-FOLDERS = """core text layers data models adapt generate train stages evals feedback export report . inspect studies serve
-    cli""".split()
+FOLDERS = """core text layers data models adapt generate train stages evals feedback export report . inspect
+    studies serve cli""".split()
 
 
 def build() -> str:
