@@ -91,7 +91,7 @@ def main() -> None:
         if not store.has(name):
             lmcraft("pull", name)
     words = train(asked.out / "words", "mask", [f"data={texts(asked.out / 'texts.jsonl')}", *WORDS])
-    first = f"masked words: {words.state['parameters']:,} parameters, {minutes(words)} minutes."
+    first = f"Masked words: {words.state['parameters']:,} parameters, {minutes(words)} minutes of training before."
     opinions, names, pairs = [], [], []
     rated = ["data=vader", "data.holdout=0.2", f"data.limit={OPINIONS_ROWS}"]
     tagged = ["data=conll2003", "data.valid=conll2003/valid", f"data.limit={NAMES_ROWS}"]
@@ -121,7 +121,7 @@ def main() -> None:
             found = measure(str(run.path), "retrieval")
             keys = ("recall_at_1", "mrr", "pair_cosine", "other_cosine")
             pairs.append([base, minutes(run), *(f"{found[k]:.4f}" for k in keys)])
-    spent = f"The whole benchmark took {(time.perf_counter() - started) / 60:.1f} minutes. From {first}"
+    spent = f"The whole benchmark took {(time.perf_counter() - started) / 60:.1f} minutes. {first}"
     append(
         "Opinions: positive or negative (VADER's sentences)",
         ["from", "parameters", "minutes of training", "accuracy", "F1 of positive", "macro F1", "ROC AUC"], opinions,
