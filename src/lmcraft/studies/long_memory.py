@@ -87,8 +87,8 @@ def run(config: Config) -> Finding:
             f"gradients clipped to norm 1, at each peak learning rate of {', '.join(map(str, config.lrs))}; the better "
             f"one was kept ({', '.join(f'{NAMES[name]} {lr:g}' for name, lr in lrs.items())}).",
             "Gradient of the last answer: the norm at the symbol's embedding over the norm at the hidden vector that "
-            f"answers, the median of {config.gradient_rows} sequences, in double precision, drawn as a multiple of its value at distance "
-            f"{distances[0]}.",
+            f"answers, the median of {config.gradient_rows} sequences, in double precision, drawn as a multiple of its "
+            f"value at distance {distances[0]}.",
             f"Recall: the share of {config.measured_rows} held-out sequences of each distance whose likeliest answer "
             "is right.",
         ],
