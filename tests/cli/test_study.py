@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-SMALL = "steps=2 batch_size=4 distance=6 rnn_width=8 lstm_width=8 attention_width=8 measured_rows=8 gradient_rows=2"
+SMALL = (
+    "steps=2 batch_size=4 distance=6 items=2 lrs=[0.01] rnn_width=8 lstm_width=8 attention_width=8 measured_rows=8 "
+    "gradient_rows=2"
+)
 
 
 def test_the_list_says_what_each_study_asks(lmcraft) -> None:

@@ -18,8 +18,8 @@ TINY = {
     "measured_rows=4",
     "in-context": "vocab=8 length=12 shortest=3 longest=5 width=8 wide=8 heads=2 steps=2 batch_size=4 every=1 "
     "measured_rows=4 inputs=3 outputs=3 shots=4",
-    "long-memory": "steps=2 batch_size=4 distance=6 rnn_width=8 lstm_width=8 attention_width=8 measured_rows=8 "
-    "gradient_rows=2",
+    "long-memory": "steps=2 batch_size=4 distance=6 items=2 lrs=[0.01] rnn_width=8 lstm_width=8 attention_width=8 "
+    "measured_rows=8 gradient_rows=2",
     "lossy-knowledge": "facts=3 most=2 widths=[8,16] layers=1 batch_size=4",
     "style-not-knowledge": "known=3 asked=3 told=2 mentions=4 width=8 layers=1 epochs=1 seeds=2 measures=2",
     "translation": "lines=40 test_lines=2 joined=3 lengths=[6,12] width=8 layers=1 batch_size=4 steps=2",

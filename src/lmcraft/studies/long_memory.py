@@ -1,16 +1,19 @@
 """Long memory: how gradient and recall fall with distance in an Elman network, an LSTM and a Transformer.
 
-A symbol is shown, noise follows, and a question mark asks for the symbol. Two things are measured against the
-distance between symbol and question:
+A few symbols are shown, noise follows, and as many question marks ask for them in order (the copying task of
+Hochreiter and Schmidhuber 1997, with noise). Two things are measured against the distance between a symbol and its
+question mark:
 
     gradient   ‖∂ loss / ∂ embedding of the symbol‖, before and after training (Bengio et al. 1994)
-    recall     how often the symbol is named
+    recall     how often a symbol is named
 
 1. All models have about the same number of parameters, see the same sequences and are trained for as many steps.
-   Distances are drawn so that each factor of two is as frequent; the answer is the only target of a sequence.
-2. The gradient is taken in double precision, which holds 10⁻³⁰⁰, and divided by that at the hidden vector that
-   answers. So a model that is sure of its answer, whose loss has hardly a gradient left, can be compared with one that
-   is not.
+   Distances are drawn so that each factor of two is as frequent; the answers are the only targets of a sequence.
+   One symbol an Elman network would hold too, by falling into one of as many fixed states; several in order it does
+   not.
+2. The gradient is that of the last answer, taken in double precision, which holds 10⁻³⁰⁰, and divided by that at the
+   hidden vector that answers. So a model that is sure of its answer, whose loss has hardly a gradient left, can be
+   compared with one that is not.
 3. The LSTM's forget gate starts at bias 1 (Jozefowicz et al. 2015). An untrained one still forgets: its gates are open
    by σ(1) = 0.73 a step. What it has and the Elman network has not is a way to open them.
 
@@ -45,11 +48,14 @@ NOISE = 8
 class Config(Settings):
     """Sizes of the task and of the three models."""
 
-    distance: int = Field(64, ge=4, description="longest distance between symbol and question, in tokens")
-    symbols: int = Field(8, ge=2, description="how many symbols there are to remember")
-    steps: int = Field(800, gt=0, description="training steps of each model")
+    distance: int = Field(
+        64, ge=4, description="longest distance between symbol and question mark, in tokens"
+    )
+    symbols: int = Field(8, ge=2, description="how many different symbols there are")
+    items: int = Field(4, ge=1, description="how many are shown in a sequence")
+    steps: int = Field(1200, gt=0, description="training steps of each model")
     batch_size: int = Field(64, gt=0)
-    lr: float = Field(5e-3, gt=0)
+    lrs: tuple[float, ...] = Field((3e-3, 1e-2), min_length=1, description="each model keeps the better one")
     rnn_width: int = Field(120, gt=0)
     lstm_width: int = Field(62, gt=0)
     attention_width: int = Field(36, gt=0, description="two layers of four heads")
@@ -59,18 +65,14 @@ class Config(Settings):
 
 def run(config: Config) -> Finding:
     """Trains the three models and measures each before and after."""
-    distances = _distances(config.distance)
-    before, after, recall, parameters = {}, {}, {}, {}
+    distances = _distances(config)
+    before, after, recall, parameters, lrs = {}, {}, {}, {}, {}
     for name, shape in models(config).items():
-        model: Any = stream.fresh(shape, config.seed)
-        parameters[name] = count_parameters(model)
-        before[name] = gradients(model, config, distances)
-        steps = stream.fit(
-            model, partial(task, config), config.steps, config.batch_size, config.lr, config.seed, name
-        )
-        stream.finish(steps)
+        untrained: Any = stream.fresh(shape, config.seed)
+        parameters[name] = count_parameters(untrained)
+        before[name] = gradients(untrained, config, distances)
+        model, lrs[name], recall[name] = _trained(shape, config, distances, NAMES[name])
         after[name] = gradients(model, config, distances)
-        recall[name] = [_recall(model, config, distance) for distance in distances]
     numbers = _numbers(config, distances, before, after, recall, parameters)
     return Finding(
         claim=_claim(config, numbers),
@@ -78,28 +80,44 @@ def run(config: Config) -> Finding:
         figures=[_figure(config, distances, before, after, recall)],
         tables=[_table(config, numbers)],
         method=[
-            f"A symbol out of {config.symbols} is followed by noise of {NOISE} other tokens and a question mark; only "
-            "the answer at the question mark is trained. Distances are drawn so that each factor of two is as "
-            "frequent.",
-            f"Each model was trained on {config.steps:,} batches of {config.batch_size} sequences with AdamW at a peak "
-            f"learning rate of {config.lr:g}, gradients clipped to norm 1; nothing was tuned for one of them.",
-            "Gradient: the norm at the symbol's embedding over the norm at the hidden vector that answers, the median "
-            f"of {config.gradient_rows} sequences, in double precision, drawn as a multiple of its value at distance "
-            f"{distances[0]}.",
+            f"{config.items} symbols out of {config.symbols} are followed by noise of {NOISE} other tokens and as "
+            "many question marks; only the answers there, the symbols in order, are trained. Distances are drawn so "
+            "that each factor of two is as frequent.",
+            f"Each model was trained on {config.steps:,} batches of {config.batch_size} sequences with AdamW, "
+            f"gradients clipped to norm 1, at each peak learning rate of {', '.join(map(str, config.lrs))}; the better "
+            f"one was kept ({', '.join(f'{NAMES[name]} {lr:g}' for name, lr in lrs.items())}).",
+            "Gradient of the last answer: the norm at the symbol's embedding over the norm at the hidden vector that "
+            f"answers, the median of {config.gradient_rows} sequences, in double precision, drawn as a multiple of its "
+            f"value at distance {distances[0]}.",
             f"Recall: the share of {config.measured_rows} held-out sequences of each distance whose likeliest answer "
             "is right.",
         ],
         limits=[
-            "One seed and one learning rate. With more steps, or a curriculum, an Elman network reaches farther, and "
+            "One seed. With more steps, or a curriculum, an Elman network reaches farther, and "
             "the distance at which it gives up moves; that there is such a distance does not.",
-            "One symbol is far less than a text: how much a state can hold is another question than how long.",
+            f"{config.items} symbols are far less than a text: how much a state can hold is another question than "
+            "how long.",
         ],
     )  # fmt: skip
 
 
-def _train(model: Any, config: Config, label: str) -> None:
-    make = partial(task, config)
-    stream.finish(stream.fit(model, make, config.steps, config.batch_size, config.lr, config.seed, label))
+def _trained(shape: Any, config: Config, distances: list[int], label: str) -> tuple[Any, float, list[float]]:
+    """The model of the learning rate that ends with the best recall, that rate, and the recall at each distance."""
+    tried = []
+    for lr in config.lrs:
+        model: Any = stream.fresh(shape, config.seed)
+        steps = stream.fit(
+            model,
+            partial(task, config),
+            config.steps,
+            config.batch_size,
+            lr,
+            config.seed,
+            f"{label}, lr {lr:g}",
+        )
+        stream.finish(steps)
+        tried.append((model, lr, [_recall(model, config, distance) for distance in distances]))
+    return max(tried, key=lambda one: sum(one[2]))
 
 
 def models(config: Config) -> dict[str, Any]:
@@ -110,26 +128,27 @@ def models(config: Config) -> dict[str, Any]:
         "rnn": rnn.Config(cell="rnn", width=config.rnn_width, **plain),
         "lstm": rnn.Config(cell="lstm", width=config.lstm_width, **plain),
         "attention": decoder.Config(
-            vocab=vocab, context=config.distance + 1, layers=2, width=config.attention_width, heads=4,
+            vocab=vocab, context=config.distance + config.items, layers=2, width=config.attention_width, heads=4,
             head_width=max(2, config.attention_width // 8 * 2), tied=False,
         ),
     }  # fmt: skip
 
 
 def task(config: Config, generator: torch.Generator, rows: int, distance: int | None = None) -> Batch:
-    """Sequences that end in a question mark, each with a symbol `distance` tokens before it (default: any)."""
-    length = config.distance + 1
-    tokens_BT = torch.randint(config.symbols, config.symbols + NOISE, (rows, length), generator=generator)
-    symbols_B = torch.randint(config.symbols, (rows,), generator=generator)
+    """Sequences that end in question marks, each `distance` tokens (default: any) behind the symbol it asks for."""
+    items, longest = config.items, config.distance
+    tokens_BT = torch.randint(
+        config.symbols, config.symbols + NOISE, (rows, longest + items), generator=generator
+    )
+    symbols_BN = torch.randint(config.symbols, (rows, items), generator=generator)
+    distances_B1 = torch.full((rows, 1), distance or 0)
     if distance is None:
-        octaves_B = torch.rand(rows, generator=generator)
-        distances_B = ((config.distance + 1) ** octaves_B).long().clamp(1, config.distance)
-    else:
-        distances_B = torch.full((rows,), distance)
-    tokens_BT[torch.arange(rows), length - 1 - distances_B] = symbols_B
-    tokens_BT[:, -1] = config.symbols + NOISE
+        octaves_B1 = torch.rand(rows, 1, generator=generator)
+        distances_B1 = (items * ((longest + 1) / items) ** octaves_B1).long().clamp(items, longest)
+    tokens_BT.scatter_(1, longest - distances_B1 + torch.arange(items), symbols_BN)
+    tokens_BT[:, longest:] = config.symbols + NOISE
     targets_BT = torch.full_like(tokens_BT, IGNORE)
-    targets_BT[:, -1] = symbols_B
+    targets_BT[:, longest:] = symbols_BN
     return Batch(tokens_BT, targets_BT, torch.ones_like(tokens_BT), ["a made sequence"] * rows)
 
 
@@ -139,17 +158,18 @@ def _at(config: Config, distance: int) -> stream.Make:
 
 def _recall(model: Any, config: Config, distance: int) -> float:
     batch = stream.held_out(_at(config, distance), config.measured_rows, config.seed + 1)
-    return float(stream.hits(model, batch)[:, -1].float().mean())
+    return float(stream.hits(model, batch).sum()) / batch.count
 
 
-def _distances(longest: int) -> list[int]:
-    """1, 2, 3, 4, 6, 8, 12, … up to the longest."""
-    wanted = {round(2 ** (half / 2)) for half in range(2 * longest.bit_length())} | {longest}
-    return sorted(d for d in wanted if d <= longest)
+def _distances(config: Config) -> list[int]:
+    """2, 3, 4, 6, 8, 11, … from the shortest that leaves room for all items to the longest."""
+    shortest, longest = config.items, config.distance
+    wanted = {round(2 ** (half / 2)) for half in range(2 * longest.bit_length())} | {shortest, longest}
+    return sorted(d for d in wanted if shortest <= d <= longest)
 
 
 def gradients(model: Any, config: Config, distances: list[int]) -> list[float]:
-    """How much of the gradient at the answer arrives at a symbol so far back; the median over sequences."""
+    """How much of the gradient at the last answer arrives at its symbol so far back; the median over sequences."""
     precise = copy.deepcopy(model).double()
     shares = []
     for distance in distances:
@@ -168,7 +188,7 @@ def _arriving(model: Any, batch: Batch, distance: int) -> Tensor:
     handle = model.embedding.register_forward_hook(keep)
     hidden_BTD = model(batch.tokens_BT, batch.segments_BT)
     handle.remove()
-    loss = summed_cross_entropy(model, hidden_BTD, batch.targets_BT)
+    loss = summed_cross_entropy(model, hidden_BTD[:, -1:], batch.targets_BT[:, -1:])
     at_symbol_BTD, at_answer_BTD = torch.autograd.grad(loss, (kept[0], hidden_BTD))
     return at_symbol_BTD[:, -1 - distance].norm(dim=-1) / at_answer_BTD[:, -1].norm(dim=-1)
 
@@ -193,7 +213,8 @@ def _claim(config: Config, numbers: dict) -> str:
     return (
         f"At a distance of {config.distance} tokens the Elman network names {recall[0]} of the symbols (chance is "
         f"{100 * numbers['chance']:.0f} %), the LSTM {recall[1]} and the Transformer {recall[2]}; after training, "
-        f"the gradient that arrives there is {arrives[0]} times that at distance 1 in the Elman network, "
+        f"the gradient that arrives there is {arrives[0]} times that at distance {config.items} in the Elman "
+        f"network, "
         f"{arrives[1]} times in the LSTM and {arrives[2]} times in the Transformer."
     )
 
@@ -209,7 +230,7 @@ def _figure(config: Config, distances: list[int], before: Any, after: Any, recal
     span = (max(lowest / 10, 1e-40), max(10.0, 3 * max(max(after[n]) / after[n][0] for n in NAMES)))
     log = {
         "x": "distance, tokens",
-        "y": "gradient, relative to distance 1",
+        "y": f"gradient, relative to distance {distances[0]}",
         "y_scale": "log",
         "y_range": span,
     }
@@ -243,6 +264,6 @@ def _table(config: Config, numbers: dict) -> Table:
             ]
             for name, label in NAMES.items()
         ],
-        note="Gradients relative to distance 1. Reach: the longest measured distance at which at least 90 % of the "
-        "symbols are named.",
+        note=f"Gradients relative to distance {config.items}. Reach: the longest measured distance at which at least "
+        "90 % of the symbols are named.",
     )  # fmt: skip
