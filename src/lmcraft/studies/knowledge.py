@@ -1,8 +1,8 @@
 """Tells a model invented facts and asks for them: as a sentence to go on with, and as a question in a conversation.
 
 1. A text tells one fact, in one of the three ways of its relation; how often is what studies vary.
-2. The tokenizer is trained on each fact told once in each way and asked for once, so that a name has the same tokens however often the
-   model has met it.
+2. The tokenizer is trained on each fact told once in each way and asked for once, so that a name has the same tokens
+   however often the model has met it.
 3. Answers are greedy. In a conversation the fact is looked for anywhere in the answer, so that knowledge is counted
    apart from form.
 

@@ -159,8 +159,8 @@ def _finding(config: Config, lives: list[Life]) -> Finding:
         tables=[_table(first, last)],
         method=[
             f"A model of {lives[0].parameters:,} parameters read {config.known + config.asked} invented facts "
-            f"{config.told} times each, as plain sentences told in three ways, among {config.mentions:,} texts that name "
-            f"things without facts, from which it learns to repeat a name ({lives[0].pretraining_steps:,} steps), "
+            f"{config.told} times each, as plain sentences told in three ways, among {config.mentions:,} texts that "
+            f"name things without facts, from which it learns to repeat a name ({lives[0].pretraining_steps:,} steps), "
             f"and was then fine-tuned with the stage `sft` on {2 * config.asked} conversations of one question and one "
             f"answer, {config.epochs:g} times each ({last[0].step} steps).",
             "An answer is well formed if it ends by itself and consists of the greeting and one sentence about what "
