@@ -51,6 +51,8 @@ def small(kind: str, vocab: int) -> torch.nn.Module:
 class Uniform(torch.nn.Module):
     """A model that finds every token equally likely."""
 
+    generates, reads_source = True, False
+
     def __init__(self, vocab: int) -> None:
         super().__init__()
         self.vocab, self.max_length = vocab, None
