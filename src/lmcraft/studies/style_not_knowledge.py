@@ -214,8 +214,8 @@ def _figure(lives: list[Life]) -> Figure:
     shared = {"x": "steps of fine-tuning", "percent": True, "y_range": (0, 1.05)}
     return Figure(
         name="style-not-knowledge",
-        caption="Left: answers to questions that were not in the conversations. Middle: sentences from the plain "
-        "texts, to be gone on with. Right: the same facts, asked for in a conversation. Mean and range of the seeds.",
+        caption="First: answers to questions that were not in the conversations. Second: sentences from the plain "
+        "texts, to be gone on with. Third: the same facts, asked for in a conversation. Mean and range of the seeds.",
         panels=[
             Panel(
                 title="Form", y="answers that are well formed",
