@@ -28,10 +28,10 @@ from lmcraft.data.load import load
 
 LMCRAFT = [sys.executable, "-m", "lmcraft"]
 PULLED = ("conll2003", "vader", "minilm")
-OPINIONS_ROWS, NAMES_ROWS, PAIRS_ROWS = 8000, 6000, 4000
+OPINIONS_ROWS, NAMES_ROWS, PAIRS_ROWS = 5000, 4000, 2000
 SMALL = ["model.layers=4", "model.width=192", "model.heads=4", "model.dropout=0.1", "model.context=128"]
 WORDS = [
-    *SMALL, "tokenizer.vocab=6000", "train.batch_size=16", "train.epochs=6", "train.lr=2e-3", "stage.whole_words=true",
+    *SMALL, "tokenizer.vocab=6000", "train.batch_size=16", "train.epochs=4", "train.lr=2e-3", "stage.whole_words=true",
 ]  # fmt: skip
 NEW = [*SMALL, "tokenizer.path={words}", "train.lr=1e-3"]
 OURS = ["base={words}", "train.lr=5e-4"]
