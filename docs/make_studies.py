@@ -15,8 +15,7 @@ from pathlib import Path
 
 from lmcraft.report.finding import Study, Table
 from lmcraft.report.panels import png
-from lmcraft.report.study import cell, settings
-from lmcraft.report.words import duration
+from lmcraft.report.study import cell, settings, took
 
 ROOT = Path(__file__).resolve().parent
 PAGES, IMAGES, LIST = ROOT / "studies", ROOT / "images" / "studies", ROOT / "studies.md"
@@ -49,7 +48,7 @@ def measured(study: Study) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in study.packages.items())
     lines += [
         "## Measure it again", "", "```", study.command, "```", "",
-        f"It took {duration(study.seconds)} on {study.machine}, with {versions}. Settings: {shown}.", "", END,
+        f"It took {took(study)} on {study.machine}, with {versions}. Settings: {shown}.", "", END,
     ]  # fmt: skip
     return "\n".join(lines)
 

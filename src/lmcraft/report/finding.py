@@ -25,6 +25,7 @@ class Line(Strict):
     low: list[float] | None = Field(None, description="lower end of the spread of each value")
     high: list[float] | None = None
     kind: Literal["line", "dashed", "points", "bars"] = "line"
+    marked: bool = Field(True, description="a marker at each value, unless there are many")
     tone: int | None = Field(None, ge=0, lt=5, description="which colour; default: its place in the panel")
 
     @model_validator(mode="after")
@@ -107,7 +108,10 @@ class Study(Strict):
     finding: Finding
     config: dict
     command: str
-    seconds: float
+    seconds: float = Field(description="from beginning to end")
+    cpu_seconds: float | None = Field(
+        None, description="of all processors together; a busy machine does not change it"
+    )
     machine: str
     packages: dict[str, str]
     created: str

@@ -148,7 +148,7 @@ def plot(axes: Axes, panel: Panel, colours: dict[str, str]) -> None:
 
 def _curve(axes: Axes, line: Line, place: int, colour: str) -> None:
     many = len(line.x) > MANY_POINTS
-    marker = None if many and line.kind != "points" else MARKERS[place % len(MARKERS)]
+    marker = None if (many or not line.marked) and line.kind != "points" else MARKERS[place % len(MARKERS)]
     dash = {"line": "-", "dashed": (0, (4, 2)), "points": "none"}[line.kind]
     heights = [float("nan") if value is None else value for value in line.y]
     axes.plot(

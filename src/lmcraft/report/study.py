@@ -44,7 +44,7 @@ def write(directory: Path, study: Study) -> Path:
         figures=[(figure, drawings(figure)) for figure in study.finding.figures],
         settings=settings(study.config),
         cell=cell,
-        time=words.duration(study.seconds),
+        time=took(study),
     )  # fmt: skip
     written = write_text(directory / NAME, page)
     write_json(directory / DATA, study.model_dump(mode="json"))
@@ -63,6 +63,12 @@ def read(directory: Path) -> Study:
         raise UserError(
             "this is not the result of a study", where=str(directory / DATA), why=str(error)
         ) from error
+
+
+def took(study: Study) -> str:
+    """How long a study took, and how much of that was computing."""
+    computing = "" if study.cpu_seconds is None else f" ({words.duration(study.cpu_seconds)} of CPU time)"
+    return words.duration(study.seconds) + computing
 
 
 def drawings(figure: Figure) -> list[Drawing]:

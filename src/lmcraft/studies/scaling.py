@@ -6,8 +6,8 @@
    no model can lose is not a third number to fit but calculated, on the very characters that are measured.
 2. All sizes read the same characters in the same order, as many of them, once. The depth stays, the width doubles: each
    size has four times the parameters of the one before.
-3. The optimizer is the product's own, Muon, whose steps have one size whatever the width of a matrix, so one learning
-   rate serves all sizes. That it does was tried with half and twice of it.
+3. The optimizer is the product's own, Muon, whose steps have one size whatever the width of a matrix (Bernstein and
+   Newhouse, arXiv 2409.20325). So one learning rate is used for all sizes; it was not searched for any of them.
 4. The line is fitted to all sizes but the largest, which is then predicted before it is looked at.
 
 Proved by tests/unit/studies/test_scaling.py.
@@ -109,7 +109,7 @@ def run(config: Config) -> Finding:
         limits=[
             "The exponent is that of this language, this number of characters and these few sizes; it is no constant "
             "of nature. With more parameters than the text can teach, the line bends.",
-            "One seed a size: differences of a hundredth of a nat are chance.",
+            "One seed a size, one learning rate for all: differences of a hundredth of a nat are chance.",
         ],
     )  # fmt: skip
 
@@ -197,7 +197,10 @@ def _figure(grown: list[Grown], law: Law, least: float, numbers: dict[str, Any])
             lines=[
                 Line(label="fitted sizes", x=sizes[:-1], y=excess[:-1], kind="points"),
                 Line(label="predicted size", x=sizes[-1:], y=excess[-1:], kind="points"),
-                Line(label=f"N^−{law.alpha:.2f}", x=ends, y=[law.excess(end) for end in ends], kind="dashed", tone=4),
+                Line(
+                    label=f"fit, N^−{law.alpha:.2f}", x=ends, y=[law.excess(end) for end in ends], kind="dashed",
+                    tone=4, marked=False,
+                ),
             ],
         ),
         Panel(

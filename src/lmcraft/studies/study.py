@@ -81,7 +81,7 @@ def perform(name: str, settings: Sequence[str] = (), out: Path | str | None = No
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
     write_text(directory / "config.yaml", configs.dump(config))
-    began = time.monotonic()
+    began, computed = time.monotonic(), time.process_time()
     finding = module.run(config)
     study = Study(
         name=name,
@@ -90,6 +90,7 @@ def perform(name: str, settings: Sequence[str] = (), out: Path | str | None = No
         config=config.model_dump(mode="json"),
         command=shlex.join(["lmcraft", "study", name, *settings]),
         seconds=round(time.monotonic() - began, 1),
+        cpu_seconds=round(time.process_time() - computed, 1),
         machine=f"{threads()} CPU core{'s' if threads() > 1 else ''} ({platform.machine()})",
         packages={package: metadata.version(package) for package in PACKAGES}
         | {"python": platform.python_version()},
