@@ -30,6 +30,7 @@ TORCH_ONLY_WHEN_USED = (
 )  # fmt: skip
 
 
+@cache
 def modules() -> dict[str, ast.Module]:
     """Every module by its name inside the package ("core.run", "__init__"), parsed."""
     return {

@@ -192,7 +192,9 @@ BASES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "half of the weights": (halved, ["the weights cannot be read", "model.safetensors"]),
     "a config of garbage": (garbled("config.json", "{garbage"), ["not valid JSON", "config.json:1"]),
     "a config that is a list": (garbled("config.json", "[1]"), ["config.json"]),
-    "a config without sizes": (garbled("config.json", '{"model_type": "llama"}'), ["config.json", "'vocab_size'"]),
+    "a config without sizes": (
+        garbled("config.json", '{"model_type": "llama"}'), ["config.json", "'num_hidden_layers'"],
+    ),
     "a model nobody knows": (garbled("config.json", '{"model_type": "x"}'), ["'x' cannot be read", "llama"]),
     "a tokenizer of garbage": (garbled("tokenizer.json", '{"a": 1}'), ["library refuses", "tokenizer.json"]),
     "tokenizer settings of garbage": (garbled("tokenizer_config.json", "[]"), ["tokenizer_config.json"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,7 @@ def test_a_directory_is_written_once(tmp_path: Path) -> None:
     directory, done = study.perform("long-memory", settings, tmp_path / "a")
     files = {file.name for file in directory.iterdir()}
     assert files == {"config.yaml", "study.json", "report.html", "long-memory.png"}
-    assert done.command == "lmcraft study long-memory " + " ".join(settings)
+    assert shlex.split(done.command) == ["lmcraft", "study", "long-memory", *settings]
     with pytest.raises(UserError, match="finished study here already"):
         study.perform("long-memory", settings, tmp_path / "a")
     (directory / "study.json").unlink()  # as an interrupted one leaves it
