@@ -32,7 +32,7 @@ from ..layers.norm import norm
 from ..layers.positions import lengths, sinusoids
 from ..layers.rope import Rope
 from .model import init_linear
-from .presets import Preset, fill
+from .presets import Preset, fill, head_width, mlp_width
 
 
 class Attending(Strict):
@@ -89,21 +89,17 @@ class Config(Strict):
 
     @model_validator(mode="after")
     def _complete(self) -> Config:
-        if self.head_width is None and self.width % self.heads:
-            raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
-        head_width = self.head_width or self.width // self.heads
-        mlp_width = self.mlp_width or (
-            4 * self.width if self.mlp == "gelu" else -(-8 * self.width // 3 // 32) * 32
-        )
+        each = head_width(self.width, self.heads, self.head_width)
         for name, value in (
-            ("kv_heads", self.kv_heads or self.heads), ("head_width", head_width), ("mlp_width", mlp_width)
+            ("kv_heads", self.kv_heads or self.heads), ("head_width", each),
+            ("mlp_width", self.mlp_width or mlp_width(self.width, self.mlp)),
         ):  # fmt: skip
             object.__setattr__(self, name, value)
         if self.kv_heads and self.heads % self.kv_heads:
             raise ValueError(f"heads {self.heads} is not divisible by kv_heads {self.kv_heads}")
-        if self.positions == "rotary" and head_width % 2:
-            raise ValueError(f"rotary positions need an even head_width, not {head_width}")
-        self._complete_rope(head_width)
+        if self.positions == "rotary" and each % 2:
+            raise ValueError(f"rotary positions need an even head_width, not {each}")
+        self._complete_rope(each)
         single = self.attention or Attending()
         for i in (*single.full_layers, *single.no_rope_layers):
             if not 0 <= i < self.layers:

@@ -32,7 +32,7 @@ from ..layers.norm import norm
 from ..layers.positions import relative_buckets, sinusoids
 from ..layers.source import Source
 from .model import init_linear
-from .presets import Preset, fill
+from .presets import Preset, fill, head_width, mlp_width
 
 BUCKETS, FARTHEST = 32, 128  # of T5's relative positions
 
@@ -79,16 +79,10 @@ class Config(Strict):
 
     @model_validator(mode="after")
     def _complete(self) -> Config:
-        if self.head_width is None and self.width % self.heads:
-            raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
-        gated = self.mlp in ("swiglu", "geglu")
         for name, value in (
             ("encoder_layers", self.encoder_layers or self.layers),
-            ("head_width", self.head_width or self.width // self.heads),
-            (
-                "mlp_width",
-                self.mlp_width or (-(-8 * self.width // 3 // 32) * 32 if gated else 4 * self.width),
-            ),
+            ("head_width", head_width(self.width, self.heads, self.head_width)),
+            ("mlp_width", self.mlp_width or mlp_width(self.width, self.mlp)),
         ):
             object.__setattr__(self, name, value)
         return self

@@ -29,7 +29,7 @@ from ..layers.mlp import PLAIN
 from ..layers.norm import norm
 from ..layers.positions import sinusoids
 from .model import init_linear
-from .presets import Preset, fill
+from .presets import Preset, fill, head_width, mlp_width
 
 ROPE_BASE = 10000.0
 
@@ -66,13 +66,10 @@ class Config(Strict):
 
     @model_validator(mode="after")
     def _complete(self) -> Config:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
-        if self.positions == "rotary" and self.width // self.heads % 2:
-            raise ValueError(f"rotary positions need an even head width, not {self.width // self.heads}")
-        gated = self.mlp in ("swiglu", "geglu")
-        default = -(-8 * self.width // 3 // 32) * 32 if gated else 4 * self.width
-        object.__setattr__(self, "mlp_width", self.mlp_width or default)
+        each = head_width(self.width, self.heads)
+        if self.positions == "rotary" and each % 2:
+            raise ValueError(f"rotary positions need an even head width, not {each}")
+        object.__setattr__(self, "mlp_width", self.mlp_width or mlp_width(self.width, self.mlp))
         return self
 
 
