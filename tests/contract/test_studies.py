@@ -18,7 +18,7 @@ TINY = {
     "scaling": "widths=[4,8,12] layers=1 head_width=4 context=12 batch_size=2 steps=2 words=20 classes=2 "
     "measured_rows=4",
     "in-context": "vocab=8 length=12 shortest=3 longest=5 width=8 wide=8 heads=2 steps=2 batch_size=4 every=1 "
-    "measured_rows=4 inputs=3 outputs=3 shots=4",
+    "measured_rows=4 inputs=3",
     "long-memory": "steps=2 batch_size=4 distance=6 items=2 lrs=[0.01] rnn_width=8 lstm_width=8 attention_width=8 "
     "measured_rows=8 gradient_rows=2",
     "lossy-knowledge": "facts=3 most=2 widths=[8,16] layers=1 batch_size=4",

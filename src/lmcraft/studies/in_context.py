@@ -3,7 +3,10 @@
 Two tasks that nothing stored in the weights can solve, because every sequence has a truth of its own:
 
     induction   … A B … A → B: a random sequence is repeated, and the past says how it goes on (Olsson et al. 2022)
-    shots       x₁ y₁ x₂ y₂ … xₖ → yₖ: a fresh random mapping for every sequence (Brown et al. 2020)
+    examples    x₁ y₁ x₂ y₂ … xₖ → yₖ: a fresh random mapping for every sequence (Brown et al. 2020)
+
+The models are trained on the first task alone. The second is put to the finished ones, as few-shot prompts are put to
+large models: nothing is trained on it.
 
 1. The period of the repetition differs from sequence to sequence, so it does not help to look back a fixed number of
    tokens. No token is twice in a period, so the answer is certain from the second period on.
@@ -12,8 +15,8 @@ Two tasks that nothing stored in the weights can solve, because every sequence h
    both layers of the other model together.
 3. Two numbers say how much a head does of this: the attention it pays to the token before (previous-token score), and
    to the tokens that followed earlier occurrences of the current one (prefix-matching score).
-4. What is possible with k examples is known: the input was among them with probability 1 − (1 − 1/X)ᵏ; otherwise there
-   is only guessing.
+4. What is possible with k examples is known: the input was among them with probability 1 − (1 − 1/X)ᵏ, and an output
+   that was not shown cannot be known.
 
 Legend: B rows, T positions, H heads, M attended positions, L layers, N trained positions.
 Proved by tests/unit/studies/test_in_context.py.
@@ -58,38 +61,45 @@ class Config(Settings):
     lr: float = Field(2e-3, gt=0)
     every: int = Field(20, gt=0, description="steps between measurements")
     measured_rows: int = Field(128, gt=0)
-    inputs: int = Field(8, ge=2, description="how many inputs a mapping has")
-    outputs: int = Field(8, ge=2, description="how many outputs")
-    shots: int = Field(32, ge=2, description="examples in a sequence")
+    inputs: int = Field(4, ge=2, description="how many inputs a mapping has, and outputs")
 
     @model_validator(mode="after")
     def _fits(self) -> Config:
         if not self.shortest <= self.longest <= min(self.vocab, self.length // 2):
             raise ValueError("shortest ≤ longest ≤ vocab, and the longest period must fit twice into length")
+        if 2 * self.inputs > self.vocab:
+            raise ValueError(
+                "inputs and outputs are different tokens, so vocab must be at least twice inputs"
+            )
         return self
+
+    @property
+    def shots(self) -> int:
+        """Examples in a sequence."""
+        return self.length // 2
 
 
 @dataclass
 class Curve:
-    """What was measured on the way: accuracy, and the scores of every head, [L][H] each."""
+    """What was measured on the way: accuracy, and the scores of every head, [L][H] each; then, the examples."""
 
     parameters: int
     steps: list[int] = field(default_factory=list)
     accuracy: list[float] = field(default_factory=list)
     matching: list[list[list[float]]] = field(default_factory=list)
     previous: list[list[list[float]]] = field(default_factory=list)
+    by_shot: list[float] = field(default_factory=list)
 
 
 def run(config: Config) -> Finding:
     """Both tasks."""
     curves = {layers: _induction(config, layers) for layers in LAYERS}
-    by_shot = _by_shot(config)
-    numbers = _numbers(config, curves, by_shot)
+    numbers = _numbers(config, curves)
     return Finding(
         claim=_claim(config, numbers),
         numbers=numbers,
-        figures=[_figure(config, curves, by_shot, numbers)],
-        tables=[_heads_table(curves), _shots_table(config, by_shot)],
+        figures=[_figure(config, curves, numbers)],
+        tables=[_heads_table(curves), _shots_table(config, curves)],
         method=[
             f"Induction: {config.length} tokens that repeat a random sequence of {config.shortest} to {config.longest} "
             f"different tokens out of {config.vocab}; trained and measured where the token was seen before.",
@@ -98,8 +108,9 @@ def run(config: Config) -> Finding:
             f"{config.measured_rows} others.",
             "Prefix-matching score: the share of a head's attention on tokens that followed an earlier occurrence of "
             "the current token. Previous-token score: the share on the token just before.",
-            f"Shots: pairs of one of {config.inputs} inputs and one of {config.outputs} outputs, by a mapping drawn "
-            "for each sequence; two layers, trained as above. What is possible was calculated, not measured.",
+            f"Examples: pairs of one of {config.inputs} inputs and its output, all of them tokens drawn for each "
+            f"sequence, put to the trained models in {8 * config.measured_rows:,} sequences. What is possible was "
+            "calculated, not measured.",
         ],
         limits=[
             "One seed: at which step the change comes depends on it. That it comes at all, and only with two layers, "
@@ -121,19 +132,18 @@ def repeated(config: Config, generator: torch.Generator, rows: int) -> Batch:
 
 
 def examples(config: Config, generator: torch.Generator, rows: int) -> Batch:
-    """x y x y …: pairs of a mapping that is drawn for each sequence; trained where an output is next."""
-    mapping_BX = torch.randint(config.outputs, (rows, config.inputs), generator=generator)
-    inputs_BN = torch.randint(config.inputs, (rows, config.shots), generator=generator)
-    outputs_BN = config.inputs + mapping_BX.gather(1, inputs_BN)
+    """x y x y …: pairs of a mapping that is drawn for each sequence, as are its tokens; an output is asked for."""
+    order_BV = torch.rand(rows, config.vocab, generator=generator).argsort(dim=1)
+    chosen_BN = torch.randint(config.inputs, (rows, config.shots), generator=generator)
+    inputs_BN, outputs_BN = order_BV.gather(1, chosen_BN), order_BV.gather(1, chosen_BN + config.inputs)
     tokens_BT = torch.stack((inputs_BN, outputs_BN), dim=2).flatten(1)
     asked_BT = (torch.arange(2 * config.shots - 1) % 2 == 0).expand(rows, -1)
     return stream.only(tokens_BT[:, :-1], tokens_BT[:, 1:], asked_BT)
 
 
 def possible(config: Config, shots: int) -> float:
-    """How often the best guesser is right after so many examples."""
-    unseen = (1 - 1 / config.inputs) ** shots
-    return 1 - unseen * (1 - 1 / config.outputs)
+    """How often the output has been shown after so many examples."""
+    return 1 - (1 - 1 / config.inputs) ** shots
 
 
 def _induction(config: Config, layers: int) -> Curve:
@@ -156,11 +166,14 @@ def _induction(config: Config, layers: int) -> Curve:
         curve.previous.append([previous for _, previous in scores])
 
     measure(0)
-    label = f"{layers} layer{'s' if layers > 1 else ''}"
     make = partial(repeated, config)
-    for step in stream.fit(model, make, config.steps, config.batch_size, config.lr, config.seed, label):
+    for step in stream.fit(
+        model, make, config.steps, config.batch_size, config.lr, config.seed, _layers(layers)
+    ):
         if step.number % config.every == 0 or step.number == config.steps:
             measure(step.number)
+    asked = stream.held_out(partial(examples, config), 8 * config.measured_rows, config.seed)
+    curve.by_shot = stream.hits(model, asked)[:, ::2].float().mean(dim=0).tolist()
     return curve
 
 
@@ -192,20 +205,7 @@ def head_scores(weights_BHTM: Tensor, batch: Batch) -> tuple[list[float], list[f
     return scores[0], scores[1]
 
 
-def _by_shot(config: Config) -> list[float]:
-    """Trains two layers on mappings; accuracy after 0, 1, 2 … examples."""
-    shape = decoder.Config(
-        vocab=config.inputs + config.outputs, context=2 * config.shots, layers=2, width=config.width,
-        heads=config.heads,
-    )  # fmt: skip
-    model: Any = stream.fresh(shape, config.seed)
-    make = partial(examples, config)
-    stream.finish(stream.fit(model, make, config.steps, config.batch_size, config.lr, config.seed, "shots"))
-    batch = stream.held_out(make, 8 * config.measured_rows, config.seed)
-    return stream.hits(model, batch)[:, ::2].float().mean(dim=0).tolist()
-
-
-def _numbers(config: Config, curves: dict[int, Curve], by_shot: list[float]) -> dict[str, Any]:
+def _numbers(config: Config, curves: dict[int, Curve]) -> dict[str, Any]:
     numbers: dict[str, Any] = {}
     for layers, curve in curves.items():
         numbers[f"accuracy_{layers}"] = curve.accuracy[-1]
@@ -220,13 +220,8 @@ def _numbers(config: Config, curves: dict[int, Curve], by_shot: list[float]) -> 
     numbers["previous_score"] = max(two.previous[-1][0])
     numbers["previous_head"] = 1 + two.previous[-1][0].index(numbers["previous_score"])
     last = config.shots - 1
-    numbers |= {
-        "shots": last,
-        "shots_0": by_shot[0],
-        "shots_last": by_shot[-1],
-        "possible_last": possible(config, last),
-    }
-    numbers["largest_gap"] = max(possible(config, k) - share for k, share in enumerate(by_shot))
+    numbers |= {"examples": last, "possible": possible(config, last), "without_examples": two.by_shot[0]}
+    numbers |= {f"examples_{layers}": curve.by_shot[-1] for layers, curve in curves.items()}
     return numbers
 
 
@@ -247,9 +242,10 @@ def _claim(config: Config, n: dict[str, Any]) -> str:
         )  # fmt: skip
     return (
         f"Two layers continue {percent(n['accuracy_2'])} of a repeated random sequence rightly, one layer of the same "
-        f"size {percent(n['accuracy_1'])}.{rise} With a new mapping in every sequence, accuracy rises from "
-        f"{percent(n['shots_0'])} without an example to {percent(n['shots_last'])} after {n['shots']} "
-        f"(possible: {percent(n['possible_last'])})."
+        f"size {percent(n['accuracy_1'])}.{rise} Asked for a mapping by example, which it was never trained on, the "
+        f"model of two layers goes from {percent(n['without_examples'])} right without an example to "
+        f"{percent(n['examples_2'])} after {n['examples']} (possible: {percent(n['possible'])}; one layer: "
+        f"{percent(n['examples_1'])})."
     )
 
 
@@ -258,9 +254,7 @@ def percent(value: float) -> str:
     return words.share(value, 1) if value > 0.95 or value < 0.05 else f"{100 * value:.0f} %"
 
 
-def _figure(
-    config: Config, curves: dict[int, Curve], by_shot: list[float], numbers: dict[str, Any]
-) -> Figure:
+def _figure(config: Config, curves: dict[int, Curve], numbers: dict[str, Any]) -> Figure:
     two = curves[2]
     shares = {"percent": True, "y_range": (0, 1.05)}
     best = [
@@ -275,7 +269,7 @@ def _figure(
     ]  # fmt: skip
     accuracies = [
         Line(
-            label=f"{layers} layer{'s' if layers > 1 else ''}",
+            label=_layers(layers),
             x=curves[layers].steps,
             y=curves[layers].accuracy,
         )
@@ -285,18 +279,18 @@ def _figure(
     return Figure(
         name="in-context",
         caption="First: a repeated random sequence is continued by two layers and not by one. Second: the two heads of "
-        "the larger model that do it, at the same steps. Third: examples in the context are learned from, up to what "
-        "is possible.",
+        "the model of two layers that do it, at the same steps. Third: pairs of an input and an output, the mapping "
+        "drawn for each sequence.",
         panels=[
             Panel(title="Induction", x="training step", y="right continuations", lines=accuracies, **shares),
             Panel(title="Heads of the two layers", x="training step", y="share of attention", lines=best, **shares),
             Panel(
-                title="A fresh mapping in every sequence", x="examples in the context", y="right answers",
-                levels={"chance": 1 / config.outputs}, **shares,
+                title="A task never trained, by example", x="examples in the context", y="right answers",
                 lines=[
-                    Line(label="two layers", x=count, y=by_shot, kind="line"),
+                    *(Line(label=_layers(n), x=count, y=curves[n].by_shot) for n in reversed(LAYERS)),
                     Line(label="possible", x=count, y=[possible(config, k) for k in count], kind="dashed", tone=4),
                 ],
+                **shares,
             ),
         ],
     )  # fmt: skip
@@ -305,7 +299,7 @@ def _figure(
 def _heads_table(curves: dict[int, Curve]) -> Table:
     rows = [
         [
-            f"{layers} layer{'s' if layers > 1 else ''}: layer {layer + 1}, head {head + 1}",
+            f"{_layers(layers)}: layer {layer + 1}, head {head + 1}",
             *map(percent, scores),
         ]
         for layers, curve in curves.items()
@@ -319,10 +313,17 @@ def _heads_table(curves: dict[int, Curve]) -> Table:
     )
 
 
-def _shots_table(config: Config, by_shot: list[float]) -> Table:
+def _shots_table(config: Config, curves: dict[int, Curve]) -> Table:
     asked = sorted({0, 1, 2, 4, 8, 16, config.shots - 1} & set(range(config.shots)))
     return Table(
-        title="Accuracy against the number of examples",
-        headings=["examples", "right answers", "possible"],
-        rows=[[k, percent(by_shot[k]), percent(possible(config, k))] for k in asked],
+        title="Right answers against the number of examples",
+        headings=["examples", *map(_layers, LAYERS), "possible"],
+        rows=[
+            [k, *(percent(curves[layers].by_shot[k]) for layers in LAYERS), percent(possible(config, k))]
+            for k in asked
+        ],
     )
+
+
+def _layers(layers: int) -> str:
+    return f"{layers} layer{'s' if layers > 1 else ''}"

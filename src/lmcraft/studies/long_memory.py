@@ -1,7 +1,7 @@
 """Long memory: how gradient and recall fall with distance in an Elman network, an LSTM and a Transformer.
 
-A few symbols are shown, noise follows, and as many question marks ask for them in order (the copying task of
-Hochreiter and Schmidhuber 1997, with noise). Two things are measured against the distance between a symbol and its
+A few symbols are shown, each of its own kind, noise follows, and as many question marks ask for them (the copying task
+of Hochreiter and Schmidhuber 1997, with noise). Two things are measured against the distance between a symbol and its
 question mark:
 
     gradient   ‖∂ loss / ∂ embedding of the symbol‖, before and after training (Bengio et al. 1994)
@@ -9,15 +9,14 @@ question mark:
 
 1. All models have about the same number of parameters, see the same sequences and are trained for as many steps.
    Distances are drawn so that each factor of two is as frequent; the answers are the only targets of a sequence.
-   One symbol an Elman network would hold too, by falling into one of as many fixed states; several in order it does
-   not.
+   One symbol an Elman network would hold too, by falling into one of as many fixed states; several it does not.
 2. The gradient is that of the last answer, taken in double precision, which holds 10⁻³⁰⁰, and divided by that at the
    hidden vector that answers. So a model that is sure of its answer, whose loss has hardly a gradient left, can be
    compared with one that is not.
 3. The LSTM's forget gate starts at bias 1 (Jozefowicz et al. 2015). An untrained one still forgets: its gates are open
    by σ(1) = 0.73 a step. What it has and the Elman network has not is a way to open them.
 
-Legend: B rows, T positions, D width.
+Legend: B rows, T positions, D width, N symbols of a sequence.
 Proved by tests/unit/studies/test_long_memory.py.
 """
 
@@ -51,12 +50,12 @@ class Config(Settings):
     distance: int = Field(
         64, ge=4, description="longest distance between symbol and question mark, in tokens"
     )
-    symbols: int = Field(8, ge=2, description="how many different symbols there are")
-    items: int = Field(4, ge=1, description="how many are shown in a sequence")
+    symbols: int = Field(8, ge=2, description="how many different ones there are of each kind")
+    items: int = Field(3, ge=1, description="how many are shown in a sequence, one of each kind")
     steps: int = Field(1200, gt=0, description="training steps of each model")
     batch_size: int = Field(64, gt=0)
     lrs: tuple[float, ...] = Field((3e-3, 1e-2), min_length=1, description="each model keeps the better one")
-    rnn_width: int = Field(120, gt=0)
+    rnn_width: int = Field(116, gt=0)
     lstm_width: int = Field(62, gt=0)
     attention_width: int = Field(36, gt=0, description="two layers of four heads")
     measured_rows: int = Field(256, gt=0, description="sequences for each distance of the recall curve")
@@ -80,9 +79,9 @@ def run(config: Config) -> Finding:
         figures=[_figure(config, distances, before, after, recall)],
         tables=[_table(config, numbers)],
         method=[
-            f"{config.items} symbols out of {config.symbols} are followed by noise of {NOISE} other tokens and as "
-            "many question marks; only the answers there, the symbols in order, are trained. Distances are drawn so "
-            "that each factor of two is as frequent.",
+            f"{config.items} symbols, each one of {config.symbols} of its kind, are followed by noise of {NOISE} other "
+            "tokens and a question mark for each kind; only the answers there are trained. Distances are drawn so that "
+            "each factor of two is as frequent.",
             f"Each model was trained on {config.steps:,} batches of {config.batch_size} sequences with AdamW, "
             f"gradients clipped to norm 1, at each peak learning rate of {', '.join(map(str, config.lrs))}; the better "
             f"one was kept ({', '.join(f'{NAMES[name]} {lr:g}' for name, lr in lrs.items())}).",
@@ -122,7 +121,7 @@ def _trained(shape: Any, config: Config, distances: list[int], label: str) -> tu
 
 def models(config: Config) -> dict[str, Any]:
     """The configs of the three models, of about as many parameters."""
-    vocab = config.symbols + NOISE + 1
+    vocab = config.symbols * config.items + NOISE + config.items
     plain = {"vocab": vocab, "layers": 1, "residual": False, "tied": False}
     return {
         "rnn": rnn.Config(cell="rnn", width=config.rnn_width, **plain),
@@ -137,16 +136,15 @@ def models(config: Config) -> dict[str, Any]:
 def task(config: Config, generator: torch.Generator, rows: int, distance: int | None = None) -> Batch:
     """Sequences that end in question marks, each `distance` tokens (default: any) behind the symbol it asks for."""
     items, longest = config.items, config.distance
-    tokens_BT = torch.randint(
-        config.symbols, config.symbols + NOISE, (rows, longest + items), generator=generator
-    )
-    symbols_BN = torch.randint(config.symbols, (rows, items), generator=generator)
+    noise, kinds_N = config.symbols * items, torch.arange(items)
+    tokens_BT = torch.randint(noise, noise + NOISE, (rows, longest + items), generator=generator)
+    symbols_BN = torch.randint(config.symbols, (rows, items), generator=generator) + config.symbols * kinds_N
     distances_B1 = torch.full((rows, 1), distance or 0)
     if distance is None:
         octaves_B1 = torch.rand(rows, 1, generator=generator)
         distances_B1 = (items * ((longest + 1) / items) ** octaves_B1).long().clamp(items, longest)
-    tokens_BT.scatter_(1, longest - distances_B1 + torch.arange(items), symbols_BN)
-    tokens_BT[:, longest:] = config.symbols + NOISE
+    tokens_BT.scatter_(1, longest - distances_B1 + kinds_N, symbols_BN)
+    tokens_BT[:, longest:] = noise + NOISE + kinds_N
     targets_BT = torch.full_like(tokens_BT, IGNORE)
     targets_BT[:, longest:] = symbols_BN
     return Batch(tokens_BT, targets_BT, torch.ones_like(tokens_BT), ["a made sequence"] * rows)

@@ -31,30 +31,29 @@ def test_the_past_decides_every_answer_of_a_repeated_sequence() -> None:
 
 
 def test_a_mapping_holds_within_a_sequence_and_not_beyond() -> None:
-    """If this failed, the answers could be learned by heart, or not be learned from the examples."""
-    config = in_context.Config(inputs=4, outputs=5, shots=30)
+    """If this failed, the answers could be known by heart, or not be learned from the examples."""
+    config = in_context.Config(vocab=30, inputs=4, length=60)
     batch = in_context.examples(config, stream.generator(0, 0), 50)
     mappings = []
     for tokens, targets in zip(batch.tokens_BT.tolist(), batch.targets_BT.tolist(), strict=True):
         asked = dict(zip(tokens[::2], targets[::2], strict=True))
         assert all(targets[t] == asked[tokens[t]] for t in range(0, 59, 2))
         assert all(target == IGNORE for target in targets[1::2])
-        assert set(asked) <= set(range(4)) and set(asked.values()) <= set(range(4, 9))
+        assert len(asked) == len(set(asked.values())) == 4 and not set(asked) & set(asked.values())
         mappings.append(tuple(sorted(asked.items())))
-    assert len(set(mappings)) > 40
+    assert len(set(mappings)) == 50
+    with pytest.raises(ValidationError, match="at least twice inputs"):
+        in_context.Config(vocab=24, inputs=13)
 
 
-def test_what_is_possible_is_what_a_perfect_guesser_reaches() -> None:
+def test_what_is_possible_is_how_often_the_answer_was_shown() -> None:
     """If this failed, the models would be compared with the wrong limit."""
-    config = in_context.Config(inputs=4, outputs=3, shots=9)
-    batch = in_context.examples(config, stream.generator(1, 0), 4000)
-    inputs, outputs = batch.tokens_BT[:, ::2], batch.targets_BT[:, ::2]
-    for k in (0, 1, 4, 8):
-        right = 0.0
-        for row in range(4000):
-            seen = inputs[row, k] in inputs[row, :k]
-            right += 1.0 if seen else float(outputs[row, k] == 4)
-        assert right / 4000 == pytest.approx(in_context.possible(config, k), abs=0.025)
+    config = in_context.Config(inputs=4, length=48)
+    inputs_BN = in_context.examples(config, stream.generator(1, 0), 4000).tokens_BT[:, ::2]
+    for k in (1, 4, 8):
+        seen_B = (inputs_BN[:, :k] == inputs_BN[:, k : k + 1]).any(dim=1)
+        assert float(seen_B.float().mean()) == pytest.approx(in_context.possible(config, k), abs=0.025)
+    assert in_context.possible(config, 0) == 0
 
 
 def test_scores_of_heads_whose_attention_is_known() -> None:

@@ -13,16 +13,17 @@ SMALL = long_memory.Config(distance=40, rnn_width=16, lstm_width=8, attention_wi
 
 def test_the_symbol_stands_at_its_distance() -> None:
     """If this failed, the horizontal axis of every figure of the study would be wrong."""
-    for distance in (None, 4, 7, 40):
+    for distance in (None, 3, 7, 40):
         batch = long_memory.task(SMALL, stream.generator(0, 0), 500, distance)
-        symbols_BT = batch.tokens_BT < SMALL.symbols
-        assert (symbols_BT.sum(dim=1) == 4).all() and (batch.targets_BT[:, :-4] == IGNORE).all()
-        assert torch.equal(batch.tokens_BT[symbols_BT], batch.targets_BT[:, -4:].flatten())
-        assert (batch.tokens_BT[:, -4:] == batch.tokens_BT.max()).all()
+        symbols_BT = batch.tokens_BT < SMALL.symbols * 3
+        assert (symbols_BT.sum(dim=1) == 3).all() and (batch.targets_BT[:, :-3] == IGNORE).all()
+        assert torch.equal(batch.tokens_BT[symbols_BT], batch.targets_BT[:, -3:].flatten())
+        assert (batch.targets_BT[:, -3:] // SMALL.symbols == torch.arange(3)).all()
+        assert (batch.tokens_BT[:, -3:] == batch.tokens_BT.max() - torch.tensor([2, 1, 0])).all()
         distances_B = 40 - symbols_BT.int().argmax(dim=1)
         if distance is None:
             assert (
-                distances_B.min() == 4 and distances_B.max() > 35 and (distances_B < 13).float().mean() > 0.4
+                distances_B.min() == 3 and distances_B.max() > 35 and (distances_B < 13).float().mean() > 0.4
             )
         else:
             assert (distances_B == distance).all()
