@@ -86,7 +86,9 @@ def test_a_bug_with_nowhere_to_write(tmp_path: Path) -> None:
 
 def test_an_interrupt() -> None:
     """If this failed, Ctrl-C would print a traceback or look like success."""
-    done = verb(f"import os; os.kill(os.getpid(), {int(signal.SIGINT)})")
+    # a shell starts what runs in the background with Ctrl-C ignored, and these tests may be run there
+    listen = "signal.signal(signal.SIGINT, signal.default_int_handler)"
+    done = verb(f"import os, signal; {listen}; os.kill(os.getpid(), {int(signal.SIGINT)})")
     assert done.returncode == 130 and "Traceback" not in done.stderr
 
 
