@@ -81,8 +81,9 @@ def png(figure: Figure) -> bytes:
         )
         FigureCanvasAgg(canvas)
         row = canvas.subplots(1, len(sizes), squeeze=False, gridspec_kw={"width_ratios": widths})[0]
+        rows = max(_legend_rows(panel) for panel in figure.panels)
         for axes, panel in zip(row, figure.panels, strict=True):
-            _whole(axes, panel, colours)
+            _whole(axes, panel, colours, rows)
         file = BytesIO()
         canvas.savefig(file, format="png", metadata={"Software": None})
     return file.getvalue()
@@ -95,14 +96,14 @@ def _inches(panel: Panel | Grid) -> tuple[float, float]:
     return max(PNG_SIZE[0], width / 72), height / 72 + 0.6
 
 
-def _whole(axes: Axes, panel: Panel | Grid, colours: dict[str, str]) -> None:
-    """A panel with its title and legend above."""
+def _whole(axes: Axes, panel: Panel | Grid, colours: dict[str, str], rows: int) -> None:
+    """A panel with its title and legend above; all titles of a figure stand above as many rows of legend."""
     if isinstance(panel, Grid):
         grids.plot(axes, panel, colours)
         axes.set_title(panel.title, loc="left", fontsize=12)
         return
     plot(axes, panel, colours)
-    axes.set_title(panel.title, loc="left", fontsize=12, pad=8 + 17 * _legend_rows(panel))
+    axes.set_title(panel.title, loc="left", fontsize=12, pad=8 + 17 * rows)
     if len(panel.lines) > 1:
         axes.legend(
             loc="lower left", bbox_to_anchor=(0, 1.0), ncols=_legend_columns(panel), frameon=False,
@@ -122,8 +123,10 @@ def _legend_columns(panel: Panel) -> int:
     return max(1, min(len(panel.lines), 52 // (longest + 5)))
 
 
-def _legend_rows(panel: Panel) -> int:
-    return 0 if len(panel.lines) < 2 else -(-len(panel.lines) // _legend_columns(panel))
+def _legend_rows(panel: Panel | Grid) -> int:
+    if isinstance(panel, Grid) or len(panel.lines) < 2:
+        return 0
+    return -(-len(panel.lines) // _legend_columns(panel))
 
 
 def plot(axes: Axes, panel: Panel, colours: dict[str, str]) -> None:
@@ -140,9 +143,12 @@ def plot(axes: Axes, panel: Panel, colours: dict[str, str]) -> None:
     _scales(axes, panel, words_on_x=bool(bars))
     for label, value in panel.levels.items():
         axes.axhline(value, color=colours["muted"], linestyle=":", linewidth=1.2, zorder=1)
+        low, high = axes.get_ylim()
+        below = panel.y_scale == "linear" and value - low > 0.1 * (high - low)
         axes.annotate(
-            label, (1, value), xycoords=("axes fraction", "data"), xytext=(0, 3), textcoords="offset points",
-            ha="right", va="bottom", color=colours["muted"], fontsize=9.5,
+            label, (1, value), xycoords=("axes fraction", "data"), xytext=(0, -3 if below else 3),
+            textcoords="offset points", ha="right", va="top" if below else "bottom", color=colours["muted"],
+            fontsize=9.5,
         )  # fmt: skip
 
 

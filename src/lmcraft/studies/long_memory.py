@@ -23,6 +23,7 @@ Proved by tests/unit/studies/test_long_memory.py.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -92,6 +93,8 @@ def run(config: Config) -> Finding:
             "is right.",
         ],
         limits=[
+            "An Elman network that names the same share at many distances holds one kind of symbol in fixed states and "
+            "has given up the others; that is what it can do against the fall of its gradient.",
             "One seed. With more steps, or a curriculum, an Elman network reaches farther, and "
             "the distance at which it gives up moves; that there is such a distance does not.",
             f"{config.items} symbols are far less than a text: how much a state can hold is another question than "
@@ -206,14 +209,16 @@ def _numbers(
 
 
 def _claim(config: Config, numbers: dict) -> str:
+    def three(key: str, write: Callable[[float], str]) -> str:
+        rnn_, lstm, attention = (write(numbers[f"{name}_{key}"]) for name in NAMES)
+        return f"{rnn_} in the Elman network, {lstm} in the LSTM and {attention} in the Transformer"
+
     recall = [f"{100 * numbers[f'{name}_recall']:.0f} %" for name in NAMES]
-    arrives = [words.scientific(numbers[f"{name}_gradient_after"]) for name in NAMES]
     return (
-        f"At a distance of {config.distance} tokens the Elman network names {recall[0]} of the symbols (chance is "
-        f"{100 * numbers['chance']:.0f} %), the LSTM {recall[1]} and the Transformer {recall[2]}; after training, "
-        f"the gradient that arrives there is {arrives[0]} times that at distance {config.items} in the Elman "
-        f"network, "
-        f"{arrives[1]} times in the LSTM and {arrives[2]} times in the Transformer."
+        f"Of the gradient at {config.items} tokens, what arrives at {config.distance} is before training "
+        f"{three('gradient_before', words.scientific)}; after training it is "
+        f"{three('gradient_after', words.scientific)}, and at that distance they name {recall[0]}, {recall[1]} and "
+        f"{recall[2]} of the symbols (chance: {100 * numbers['chance']:.0f} %)."
     )
 
 
