@@ -266,7 +266,7 @@ def _figure(config: Config, seconds: Seconds, chains: dict[str, list[int]]) -> F
             x_scale="log2", y_scale="log", lines=waits,
         )
     ]  # fmt: skip
-    for work, title in WORK.items():
+    for work in ("training", "writing"):
         lines = []
         for name, label in NAMES.items():
             found = speeds(config, seconds, work, name)
@@ -280,7 +280,7 @@ def _figure(config: Config, seconds: Seconds, chains: dict[str, list[int]]) -> F
         x = "tokens of the prompt" if work == "writing" else "tokens of a sequence"
         panels.append(
             Panel(
-                title=title.capitalize(),
+                title=WORK[work].capitalize(),
                 x=x,
                 y="tokens per second",
                 x_scale="log2",
