@@ -194,7 +194,10 @@ def _scales(axes: Axes, panel: Panel, words_on_x: bool) -> None:
             axes.xaxis.set_minor_locator(NullLocator())
             if panel.x_scale == "log2" and len(xs) <= 12:
                 axes.xaxis.set_major_locator(FixedLocator(xs))
-            axes.xaxis.set_major_formatter(lambda value, _: words.axis(round(value, 6)))
+            exact = panel.x_scale == "log2"  # 1,024 is known by its digits
+            axes.xaxis.set_major_formatter(
+                lambda value, _: f"{value:,g}" if exact else words.axis(round(value, 6))
+            )
     if panel.y_scale == "log":
         axes.set_yscale("log")
         axes.yaxis.set_minor_locator(NullLocator())

@@ -4,10 +4,13 @@
     reading    forward over a prompt, keeping what has to be remembered
     writing    one token at a time after a prompt
 
-1. An LSTM takes as many steps one after the other as there are tokens, a Transformer as many as it has layers. That is
-   why attention replaced recurrence; what it costs is a memory that grows, and with it the time of every new token.
-2. torch's fused LSTM kernel is measured beside ours, which is a loop in Python: the rest of the distance is not the
-   loop's fault.
+    chain      how many operations of a training step have to wait for each other
+
+1. The operations of an LSTM wait for each other through all tokens, those of a Transformer only through its layers. The
+   chain is counted in the graph that backpropagation goes back through; it is the same on every machine, and it is the
+   time that a training step would take if everything else could be done at once.
+2. How much of that becomes speed depends on how much a machine can do at once. So torch's fused LSTM kernel is measured
+   beside our layers, which are a loop in Python: what it gains is not parallel work but the loop.
 3. All are measured in turn in each repetition, so that a machine that becomes slower is so for all. A ratio is taken
    within a repetition; its median and its range are what is claimed.
 
@@ -26,6 +29,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from ..core.device import threads
 from ..core.log import Progress
 from ..models import decoder, rnn
 from ..models.model import count_parameters
@@ -35,7 +39,7 @@ from . import stream
 from .study import Settings
 
 QUESTION = "What does it cost that a recurrent network reads one token after the other?"
-TIMES = True
+TIMES = True  # what a clock says is never the same twice
 NAMES = {"attention": "Transformer", "fused": "LSTM, fused kernel", "lstm": "LSTM, step by step"}
 WORK = {"training": "training", "reading": "reading a prompt", "writing": "writing after a prompt"}
 Seconds = dict[tuple[str, str, int], list[float]]
@@ -45,13 +49,13 @@ class Config(Settings):
     """Lengths and sizes."""
 
     lengths: tuple[int, ...] = Field((32, 64, 128, 256, 512, 1024), min_length=2, description="in tokens")
-    rows: int = Field(4, gt=0, description="sequences at a time")
+    rows: int = Field(1, gt=0, description="sequences at a time")
     vocab: int = Field(256, gt=1)
     layers: int = Field(4, gt=0, description="of the Transformer")
-    width: int = Field(128, gt=0, description="of the Transformer")
-    heads: int = Field(4, gt=0)
+    width: int = Field(320, gt=0, description="of the Transformer")
+    heads: int = Field(5, gt=0)
     lstm_layers: int = Field(2, gt=0)
-    lstm_width: int = Field(224, gt=0)
+    lstm_width: int = Field(554, gt=0)
     written: int = Field(32, gt=0, description="tokens to write after each prompt")
     repeats: int = Field(5, gt=0, description="measurements of everything; the median counts")
 
@@ -74,14 +78,18 @@ def run(config: Config) -> Finding:
     """Measures everything in turn, `repeats` times."""
     models = build(config)
     seconds = _measure(config, models)
-    numbers = _numbers(config, models, seconds)
+    chains = {name: [chain(models[name], n) for n in config.lengths] for name in ("attention", "lstm")}
+    numbers = _numbers(config, models, seconds, chains)
     return Finding(
         claim=_claim(config, numbers),
         numbers=numbers,
-        figures=[_figure(config, seconds)],
+        figures=[_figure(config, seconds, chains)],
         tables=[_table(config, seconds, work) for work in WORK],
         method=[
-            f"{config.rows} sequences at a time, float32. Training is the loss of every next token and its gradient, "
+            "Chain: the longest path through the graph of a training step, in operations of torch. The fused kernel is "
+            "one operation to torch, so its chain cannot be counted.",
+            f"Speed: {config.rows} sequence{'s' if config.rows > 1 else ''} at a time, float32. Training is the loss "
+            "of every next token and its gradient, "
             "without an optimizer's step, which would be the same for all.",
             f"Writing: {config.written} tokens, one after the other, with what the model remembers of the prompt.",
             f"Everything was measured once to warm up and then {config.repeats} times in turn. Curves are medians, "
@@ -89,8 +97,10 @@ def run(config: Config) -> Finding:
             f"Parameters: {', '.join(f'{NAMES[name]} {count_parameters(models[name]):,}' for name in models)}.",
         ],
         limits=[
-            "A CPU with few cores can do little at the same time. On a GPU, where thousands of threads wait for work, "
-            "the distance in training should be larger; that was not measured.",
+            "Speed is of this machine. With few cores the length of the chain hardly matters: what counts is how much "
+            "is computed. On a GPU, where thousands of threads wait for work, it should matter far more; that was not "
+            "measured.",
+            "Many sequences at a time give a recurrent network work to do at once, too; the chain stays as long.",
             "Attention's cost grows with the square of the length. How far beyond these lengths it outweighs "
             "everything else was not measured either.",
         ],
@@ -169,6 +179,24 @@ def write(model: Any, tokens_BT: Tensor, written: int) -> float:
     return time.perf_counter() - began
 
 
+def chain(model: Any, length: int) -> int:
+    """The longest path through the graph of a training step on so many tokens, in operations."""
+    tokens_BT = torch.zeros(1, length, dtype=torch.long)
+    loss = pretrain.build(pretrain.Config()).loss(model, stream.only(tokens_BT, tokens_BT, tokens_BT == 0))
+    depths: dict[Any, int] = {}
+    waiting = [loss.grad_fn]
+    while waiting:
+        node = waiting[-1]
+        before = [other for other, _ in node.next_functions if other is not None]
+        unknown = [other for other in before if other not in depths]
+        if unknown:
+            waiting += unknown
+        else:
+            depths[node] = 1 + max((depths[other] for other in before), default=0)
+            waiting.pop()
+    return depths[loss.grad_fn]
+
+
 def _amount(config: Config, work: str, length: int) -> int:
     return config.rows * (config.written if work == "writing" else length)
 
@@ -188,9 +216,12 @@ def ratio(config: Config, seconds: Seconds, work: str, name: str, over: str, len
     return [median(values), min(values), max(values)]
 
 
-def _numbers(config: Config, models: dict[str, Any], seconds: Seconds) -> dict[str, Any]:
+def _numbers(
+    config: Config, models: dict[str, Any], seconds: Seconds, chains: dict[str, list[int]]
+) -> dict[str, Any]:
     longest = max(config.lengths)
     numbers: dict[str, Any] = {"length": longest}
+    numbers |= {f"chain_{name}": steps[config.lengths.index(longest)] for name, steps in chains.items()}
     for name, model in models.items():
         numbers[f"{name}_parameters"] = count_parameters(model)
         for work in WORK:
@@ -216,17 +247,26 @@ def _claim(config: Config, n: dict[str, Any]) -> str:
         return f"{n[key]:.1f} times ({n[f'{key}_least']:.1f} to {n[f'{key}_most']:.1f})"
 
     return (
-        f"At {n['length']:,} tokens a Transformer trains {times('training_attention_over_lstm')} as fast as an LSTM of "
-        f"its size that goes step by step, and {times('training_attention_over_fused')} as fast as one with a fused "
-        f"kernel; writing one token at a time after {n['length']:,} others, the LSTM is "
-        f"{times('writing_lstm_over_attention')} as fast as the Transformer, whose tokens take "
-        f"{n['writing_attention_slower']:.1f} times as long there as after {min(config.lengths)}."
+        f"At {n['length']:,} tokens {n['chain_lstm']:,} operations of an LSTM's training step have to wait for each "
+        f"other and {n['chain_attention']:,} of a Transformer's; on {threads()} CPU core{'s' if threads() > 1 else ''} "
+        f"the Transformer trains {times('training_attention_over_lstm')} as fast as the LSTM step by step and "
+        f"{times('training_attention_over_fused')} as fast as one with a fused kernel. Writing one token after the "
+        f"other behind {n['length']:,}, the LSTM is {times('writing_lstm_over_attention')} as fast as the Transformer."
     )
 
 
-def _figure(config: Config, seconds: Seconds) -> Figure:
-    panels = []
-    for work, title in WORK.items():
+def _figure(config: Config, seconds: Seconds, chains: dict[str, list[int]]) -> Figure:
+    waits = [
+        Line(label=NAMES[name], x=list(config.lengths), y=[float(n) for n in chains[name]], tone=tone)
+        for name, tone in (("attention", 0), ("lstm", 2))
+    ]
+    panels = [
+        Panel(
+            title="What has to wait", x="tokens of a sequence", y="operations one after the other",
+            x_scale="log2", y_scale="log", lines=waits,
+        )
+    ]  # fmt: skip
+    for work in ("training", "writing"):
         lines = []
         for name, label in NAMES.items():
             found = speeds(config, seconds, work, name)
@@ -240,7 +280,7 @@ def _figure(config: Config, seconds: Seconds) -> Figure:
         x = "tokens of the prompt" if work == "writing" else "tokens of a sequence"
         panels.append(
             Panel(
-                title=title.capitalize(),
+                title=WORK[work].capitalize(),
                 x=x,
                 y="tokens per second",
                 x_scale="log2",
@@ -250,8 +290,8 @@ def _figure(config: Config, seconds: Seconds) -> Figure:
         )
     return Figure(
         name="parallel",
-        caption=f"{config.rows} sequences at a time; higher is faster. Lines are medians, bands the range of "
-        f"{config.repeats} repetitions.",
+        caption="First: the longest chain of operations in a training step. The others: speed, higher is faster; lines "
+        f"are medians, bands the range of {config.repeats} repetitions.",
         panels=panels,
     )
 

@@ -61,3 +61,14 @@ def test_writing_goes_on_from_the_prompt(name: str) -> None:
         after = model(tokens_BT[:, -1:], None, memory)[:, -1]
         assert torch.allclose(after, model(tokens_BT)[:, -1], atol=1e-5)
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_chain_of_an_lstm_grows_with_the_tokens_and_that_of_a_transformer_does_not() -> None:
+    """If this failed, what a parallel machine gains would be counted wrongly."""
+    models = parallel.build(CONFIG)
+    short, long = (
+        {name: parallel.chain(models[name], length) for name in ("attention", "lstm")} for length in (4, 8)
+    )
+    assert short["attention"] == long["attention"] > 10
+    a_step = (long["lstm"] - short["lstm"]) / 4
+    assert a_step >= 4 and parallel.chain(models["lstm"], 12) == long["lstm"] + 4 * a_step
