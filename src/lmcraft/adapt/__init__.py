@@ -1,0 +1,1 @@
+"""What changes a finished model from outside: trained parts beside its modules, frozen and quantized weights."""

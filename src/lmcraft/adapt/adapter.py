@@ -1,0 +1,161 @@
+"""What an adapter is: it changes a finished model from outside, by parts beside its modules or by freezing them.
+
+    output = module(x);   output = part(x, output, module)   for every part that stands beside the module
+
+1. A part is a submodule of the module that it stands beside, under `beside`, and acts through a forward hook. So the
+   base keeps its classes, its tensor names and its tied weights, and saving, exporting and sharding it need no care.
+2. Several adapters may stand beside one module, each under its name; they act in the order in which they came.
+3. Every part has a strength: 1 as trained, 0 as if it were not there, others where the part is linear in it.
+4. `disabled(model)` is the base model: the reference policy of PPO and DPO without a second copy of the weights. It is
+   refused where the base's own weights are trained, for then nothing of the base is left.
+
+An adapter's file has `Config`, and `apply(model, config, name, tokenizer) → model`; `merge(part, module)` where its parts
+can be written into the weights.
+
+Proved by tests/contract/test_adapters.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor, nn
+
+from ..core.errors import UserError
+from ..core.find import suggestion
+
+ALIASES = {"head": "output"}
+
+
+class Part(nn.Module):
+    """A trained part of an adapter; `forward(x, output, module)` gives the output that the module has from now on."""
+
+    strength: float = 1.0
+
+
+def put_beside(module: nn.Module, name: str, part: Part) -> None:
+    """Lets a part act on what a module puts out.
+
+    Raises:
+        UserError: an adapter of this name stands there already.
+    """
+    if not hasattr(module, "beside"):
+        module.beside = nn.ModuleDict()
+        module.register_forward_hook(_act)
+    if name in module.beside:
+        raise UserError(
+            f"there is an adapter {name!r} beside this module already",
+            why="each adapter of a model needs a name of its own", fix="give the second one another name",
+        )  # fmt: skip
+    module.beside[name] = part
+
+
+def _act(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+    for part in module.beside.values():
+        if part.strength:
+            output = part(args[0], output, module)
+    return output
+
+
+def parts(model: nn.Module, name: str | None = None) -> dict[str, Part]:
+    """The parts in a model by their paths; of one adapter, or of all."""
+    found = {path: module for path, module in model.named_modules() if isinstance(module, Part)}
+    return {path: part for path, part in found.items() if name in (None, name_of(path))}
+
+
+def name_of(path: str) -> str:
+    """The adapter's name in the path of one of its parts."""
+    return path.rsplit(".", 1)[-1]
+
+
+def names(model: nn.Module) -> list[str]:
+    """The adapters of a model, in the order in which they came."""
+    return list(dict.fromkeys(name_of(path) for path in parts(model)))
+
+
+def set_strength(model: nn.Module, strength: float, name: str | None = None) -> None:
+    """Turns the dial of one adapter, or of all; 0 switches it off.
+
+    Raises:
+        UserError: there is no adapter of this name.
+    """
+    chosen = parts(model, name)
+    if not chosen:
+        known = names(model)
+        raise UserError(
+            f"the model has no adapter {name!r}" + suggestion(name or "", known),
+            why=f"it has: {', '.join(known) or 'none'}",
+        )
+    for part in chosen.values():
+        part.strength = strength
+
+
+@contextlib.contextmanager
+def disabled(model: nn.Module) -> Iterator[None]:
+    """Within it, the model is its base.
+
+    Raises:
+        UserError: the base's own weights are trained.
+    """
+    kept = parts(model)
+    own = {id(p) for part in kept.values() for p in part.parameters()}
+    changed = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in own]
+    if changed:
+        raise UserError(
+            "the base cannot be had from this model without a second copy",
+            why=f"its own weights are trained: {', '.join(changed[:3])}" + (" …" if changed[3:] else ""),
+        )
+    before = {path: part.strength for path, part in kept.items()}
+    for part in kept.values():
+        part.strength = 0.0
+    try:
+        yield
+    finally:
+        for path, part in kept.items():
+            part.strength = before[path]
+
+
+def freeze(model: nn.Module) -> None:
+    """Nothing of the model is trained any more."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+
+
+def targets(
+    model: nn.Module, asked: Sequence[str], kinds: tuple[type[nn.Module], ...] = (nn.Linear, nn.Embedding)
+) -> dict[str, nn.Module]:
+    """The modules whose paths end in one of the names asked for, such as `attn.q`, `mlp.up`, `embedding`, `head`.
+
+    Args:
+        kinds: only modules of these classes can be asked for.
+
+    Raises:
+        UserError: a name fits nothing.
+    """
+    there = {path: module for path, module in model.named_modules() if isinstance(module, kinds)}
+    found: dict[str, nn.Module] = {}
+    for name in asked:
+        wanted = ALIASES.get(name, name)
+        fitting = {path: m for path, m in there.items() if path == wanted or path.endswith(f".{wanted}")}
+        if not fitting:
+            valid = short_names(model, kinds)
+            raise UserError(
+                f"the model has no module {name!r}{suggestion(name, valid)}", where=f"targets={name}",
+                why=f"it has: {', '.join(valid)}",
+            )  # fmt: skip
+        found |= fitting
+    return {path: found[path] for path in there if path in found}
+
+
+def short_names(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[str]:
+    """What `targets` may be asked for: the last words of paths, without the numbers of layers."""
+    back = {ours: public for public, ours in ALIASES.items()}
+    found = []
+    for path, module in model.named_modules():
+        if isinstance(module, kinds) and ".beside." not in f".{path}.":
+            words = path.split(".")
+            last = max((i for i, word in enumerate(words) if word.isdecimal()), default=-1)
+            short = ".".join(words[last + 1 :])
+            found.append(back.get(short, short))
+    return list(dict.fromkeys(found))
