@@ -20,7 +20,7 @@ LEVELS = {
     "export": 6, "report": 6, "recipe": 6,
     "work": 7, "inspect": 7,
     "api": 8,
-    "demo": 9, "studies": 9,
+    "compare": 9, "demo": 9, "studies": 9,
     "serve": 10, "cli": 10, "__init__": 10, "__main__": 11,
 }  # fmt: skip
 SHARED = {"stages.stage", "evals.evaluation", "adapt.adapter", "models.model", "studies.study"}

@@ -9,8 +9,8 @@
 4. `disabled(model)` is the base model: the reference policy of PPO and DPO without a second copy of the weights. It is
    refused where the base's own weights are trained, for then nothing of the base is left.
 
-An adapter's file has `Config`, and `apply(model, config, name, tokenizer) → model`; `merge(part, module)` where its parts
-can be written into the weights.
+An adapter's file has `Config`, and `apply(model, config, name, tokenizer) → model`; `merge(part, module)` where its
+parts can be written into the weights.
 
 Proved by tests/contract/test_adapters.py.
 """

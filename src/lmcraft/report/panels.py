@@ -154,14 +154,20 @@ def plot(axes: Axes, panel: Panel, colours: dict[str, str]) -> None:
 
 def _curve(axes: Axes, line: Line, place: int, colour: str) -> None:
     many = len(line.x) > MANY_POINTS
-    marker = None if (many or not line.marked) and line.kind != "points" else MARKERS[place % len(MARKERS)]
+    shape = MARKERS[
+        (place + place // len(TONES)) % len(MARKERS)
+    ]  # the sixth has the first's colour, not its shape
+    marker = None if (many or not line.marked) and line.kind != "points" else shape
     dash = {"line": "-", "dashed": (0, (4, 2)), "points": "none"}[line.kind]
     heights = [float("nan") if value is None else value for value in line.y]
     axes.plot(
         line.x, heights, color=colour, linestyle=dash, marker=marker, markersize=5, label=line.label, zorder=3
     )
     if line.low is not None and line.high is not None:
-        axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.18, linewidth=0, zorder=2)
+        if line.kind == "points":
+            axes.vlines(line.x, line.low, line.high, color=colour, zorder=2)
+        else:
+            axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.18, linewidth=0, zorder=2)
 
 
 def _bars(axes: Axes, line: Line, number: int, groups: int, colour: str) -> None:

@@ -1,0 +1,1 @@
+"""The same training under several settings: one table, one figure, one recommendation."""
