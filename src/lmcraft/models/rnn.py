@@ -77,7 +77,7 @@ class RNN(nn.Module):
     ) -> Tensor:
         """Hidden vectors [B, T, D] of every position."""
         if memory is None:
-            memory = self.start(tokens_BT.shape[0], tokens_BT.shape[1])
+            memory = self._zeros(tokens_BT.shape[0])
         if segments_BT is not None and bool((segments_BT == 1).all()):
             segments_BT = None
         x_BTD = self.embedding(tokens_BT)
@@ -94,6 +94,9 @@ class RNN(nn.Module):
 
     def start(self, rows: int, length: int) -> State:
         """The zero state of `rows` sequences; `length` does not matter to a recurrent network."""
+        return self._zeros(rows)
+
+    def _zeros(self, rows: int) -> State:
         parts = 2 if self.config.cell == "lstm" else 1
         return State(self.config.layers, rows, self.config.width, parts, like=self.embedding.weight)
 
