@@ -136,7 +136,9 @@ def _fitting(model: nn.Module, pattern: str) -> dict[str, nn.Parameter]:
     def fits(path: str) -> bool:
         words = path.split(".")
         heads = (".".join(words[: i + 1]) for i in range(len(words)))
-        return any(fnmatchcase(head, pattern) or fnmatchcase(public.get(head, head), pattern) for head in heads)
+        return any(
+            fnmatchcase(head, pattern) or fnmatchcase(public.get(head, head), pattern) for head in heads
+        )
 
     found = {path: parameter for path, parameter in own.items() if fits(path)}
     if found:

@@ -42,7 +42,9 @@ class PromptLayer(Part):
         vocab, width = embedding.num_embeddings, embedding.embedding_dim
         like = embedding.weight
         self.table = nn.Embedding(vocab, rank or width, dtype=like.dtype, device=like.device)
-        self.widen = nn.Linear(rank, width, bias=False, dtype=like.dtype, device=like.device) if rank else None
+        self.widen = (
+            nn.Linear(rank, width, bias=False, dtype=like.dtype, device=like.device) if rank else None
+        )
         if self.widen is None:
             nn.init.zeros_(self.table.weight)
         else:

@@ -65,11 +65,15 @@ def apply(model: nn.Module, config: Config, name: str, tokenizer: Any = None) ->
             "the base can be quantized only before anything stands beside it", where=f"adapter {name}",
             fix="name quantize first in the list of adapters",
         )  # fmt: skip
-    chosen = targets(model, config.modules, (nn.Linear, nn.Embedding)) if config.modules else _of_blocks(model)
+    chosen = (
+        targets(model, config.modules, (nn.Linear, nn.Embedding)) if config.modules else _of_blocks(model)
+    )
     if config.also:
         chosen |= targets(model, config.also, (nn.Linear, nn.Embedding))
     if not chosen:
-        raise UserError(f"a model of kind {model.config.kind} has no linear layers to quantize", where=f"adapter {name}")
+        raise UserError(
+            f"a model of kind {model.config.kind} has no linear layers to quantize", where=f"adapter {name}"
+        )
     asked, made = {id(module.weight) for module in chosen.values()}, {}
     for path, module in list(model.named_modules()):
         weight = getattr(module, "weight", None)

@@ -1,7 +1,7 @@
 """Weights in 4, 8 or 16 bits, and the layers that compute with them.
 
-    int8   W = s_row · q,          s_row = max|W_row| / 127                                   (LLM.int8, arXiv 2208.07339)
-    NF4    W = a_block · level[q], a_block = max|W_block|, 16 levels: quantiles of a normal   (QLoRA, arXiv 2305.14314)
+    int8   W = s_row · q,          s_row = max|W_row| / 127                                (LLM.int8, arXiv 2208.07339)
+    NF4    W = a_block · level[q], a_block = max|W_block|, 16 quantiles of a normal        (QLoRA, arXiv 2305.14314)
     twice  a_block = mean + b_group · map[p], b_group = max|a − mean| over 256 blocks, map: 8-bit dynamic numbers
 
 1. y = x Wᵀ is made of dense weights that exist for the time of the product only; the backward pass makes them again
@@ -18,6 +18,7 @@ Proved by tests/unit/adapt/test_quantize.py and tests/parity/test_quantized.py.
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -114,7 +115,7 @@ def _nf4(weight: Tensor, block: int) -> tuple[Tensor, Tensor]:
     scales_N1 = blocks.abs().amax(dim=1, keepdim=True)
     scaled = blocks / _not_zero(scales_N1)
     codes = torch.zeros_like(scaled, dtype=torch.uint8)
-    for low, high in zip(NF4, NF4[1:], strict=False):
+    for low, high in pairwise(NF4):
         codes += scaled > (torch.tensor(low) + torch.tensor(high)).item() / 2
     codes_N2 = codes.view(-1, 2)
     return (codes_N2[:, 0] << 4) | codes_N2[:, 1], scales_N1[:, 0].clone()

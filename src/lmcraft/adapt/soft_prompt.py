@@ -18,7 +18,7 @@ Proved by tests/unit/adapt/test_soft_prompt.py, tests/parity/test_peft_prompt.py
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -106,7 +106,9 @@ def _reader(body: nn.Module) -> nn.Module:
 def _first_ids(config: Config, embedding: nn.Module, tokenizer: Tokenizer | None) -> Tensor:
     """The tokens that the vectors start as, int64 [P]."""
     if config.text is None:
-        known = embedding.num_embeddings if tokenizer is None else min(tokenizer.size, embedding.num_embeddings)
+        known = (
+            embedding.num_embeddings if tokenizer is None else min(tokenizer.size, embedding.num_embeddings)
+        )
         special = set() if tokenizer is None else tokenizer.special_ids
         plain = torch.tensor([i for i in range(known) if i not in special])
         return plain[torch.randint(len(plain), (config.length or LENGTH,))]
@@ -190,9 +192,7 @@ def _behind(ids_P: Tensor, source: Source) -> Source:
     return Source(*inserted(ids_P, source.tokens_BS, source.segments_BS)[:2])
 
 
-def inserted(
-    ids_P: Tensor, tokens_BT: Tensor, segments_BT: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
+def inserted(ids_P: Tensor, tokens_BT: Tensor, segments_BT: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Ids in front of every document of every row.
 
     Returns:

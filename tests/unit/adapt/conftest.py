@@ -62,7 +62,7 @@ class Tiny:
     def hashes(self, model: nn.Module) -> dict[str, str]:
         """A digest of every tensor of the base."""
         return {
-            name: hashlib.sha256(tensor.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+            name: hashlib.sha256(tensor.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
             for name, tensor in model.state_dict().items()
             if ".beside." not in name
         }

@@ -40,7 +40,9 @@ def test_starts_as_the_base_and_trains_alone(tiny, kind, settings, houlsby, vari
 def test_stands_before_the_residual(tiny):
     """A failure would mean another architecture than that of the paper, which no other program could run."""
     model = tiny.build()
-    tiny.scatter(bottleneck.apply(model, bottleneck.Config(variant="houlsby", width=4, activation="gelu"), "b"))
+    tiny.scatter(
+        bottleneck.apply(model, bottleneck.Config(variant="houlsby", width=4, activation="gelu"), "b")
+    )
     block, found = model.blocks[0], {}
     block.attn_norm.register_forward_hook(lambda m, x, y: found.update(x=x[0]))
     block.mlp_norm.register_forward_hook(lambda m, x, y: found.update(middle=x[0]))

@@ -143,7 +143,7 @@ def test_random_tokens_are_words(tiny, tokenizer):
     """A failure would mean a start from rows that no text has, or another one at every run."""
     prompts = []
     for _ in range(2):
-        model = tiny.build(vocab=tokenizer.size + 9)
+        model = tiny.build(vocab=tokenizer.size + 9, context=256)
         torch.manual_seed(4)
         soft_prompt.apply(model, soft_prompt.Config(length=200), "p", tokenizer)
         prompts.append(model.embedding.beside["p"].prompt.weight.detach())
@@ -177,7 +177,7 @@ def test_prompts_stand_in_a_row(tiny, name):
 
 
 def test_stands_beside_other_adapters(tiny):
-    """A failure would mean that a prompt's ids reach a table that has no rows for them, or that quantizing undoes it."""
+    """A failure would mean that a prompt's ids reach a table without rows for them, or that quantizing undoes it."""
     model = quantize.apply(tiny.build(), quantize.Config(also=("embedding",)), "q")
     plain = quantize.densified(quantize.apply(tiny.build(), quantize.Config(also=("embedding",)), "q"))
     for each in (model, plain):
