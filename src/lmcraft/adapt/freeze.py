@@ -26,12 +26,16 @@ from ..core.log import say
 from .adapter import ALIASES
 from .quantized import Quantized
 
+DEFAULT = 2  # layers
+
 
 class Config(Strict):
     """Which of the model's own weights are trained."""
 
     kind: Literal["freeze"] = "freeze"
-    layers: int = Field(2, ge=0, description="train the last n layers")
+    layers: int | None = Field(
+        None, ge=0, description="train the last n layers; default: 2, or none where something else is named"
+    )
     norm: bool = Field(False, description="train the norm behind the last layer")
     head: bool = Field(False, description="train the head; a tied one is the embedding")
     embedding: bool = Field(False, description="train the token embeddings")
@@ -65,13 +69,15 @@ def apply(model: nn.Module, config: Config, name: str, tokenizer: Any = None) ->
 
 def _paths(model: nn.Module, config: Config) -> Iterator[str]:
     """The modules that the switches of the config name."""
-    stack = layers(model)
-    if config.layers > len(stack):
+    stack, last = layers(model), config.layers
+    if last is None:
+        last = 0 if config.norm or config.head or config.embedding or config.patterns else DEFAULT
+    if last > len(stack):
         raise UserError(
-            f"there are no {config.layers} layers to train", where=f"layers={config.layers}",
+            f"there are no {last} layers to train", where=f"layers={last}",
             why=f"the model has {len(stack)}", fix="ask for fewer, or train without an adapter",
         )  # fmt: skip
-    for paths in stack[len(stack) - config.layers :]:
+    for paths in stack[len(stack) - last :]:
         yield from paths
     if config.norm:
         yield _only(model, _last_norm(model), "norm behind its last layer", "norm")

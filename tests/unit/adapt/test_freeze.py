@@ -59,7 +59,7 @@ def test_nothing_moves_before_training(tiny):
 )
 def test_patterns_fit_tensors_and_modules(tiny, patterns, expected):
     """A failure would mean that BitFit or the norms are trained with something missing."""
-    model = freeze.apply(tiny.build(bias="all", tied=False), freeze.Config(layers=0, patterns=patterns), "f")
+    model = freeze.apply(tiny.build(bias="all", tied=False), freeze.Config(patterns=patterns), "f")
     names = [name for name, _ in model.named_parameters()]
     if patterns == ("*.bias",):
         expected = {name for name in names if name.endswith("bias")}
@@ -71,7 +71,7 @@ def test_patterns_fit_tensors_and_modules(tiny, patterns, expected):
 def test_a_tied_head_is_named(tiny, capsys, monkeypatch):
     """If it were not, a user would not know that training the head changes what every token means."""
     monkeypatch.setattr(freeze, "say", print)
-    model = freeze.apply(tiny.build(), freeze.Config(layers=0, head=True), "top")
+    model = freeze.apply(tiny.build(), freeze.Config(head=True), "top")
     said = capsys.readouterr().out
     assert "embedding.weight and output.weight are one" in said
     assert f"{model.embedding.weight.numel():,} of" in said
@@ -98,7 +98,7 @@ def test_what_cannot_be_is_refused(tiny, kind, settings, match):
     assert not trained(model)
 
 
-@pytest.mark.parametrize("settings", [{"layers": 1}, {"layers": 0, "patterns": ("*.q.weight",)}])
+@pytest.mark.parametrize("settings", [{"layers": 1}, {"patterns": ("*.q.weight",)}])
 def test_quantized_layers_cannot_be_trained(tiny, settings):
     """A failure would mean that only norms and biases are trained where the user asked for whole layers."""
     model = quantize.apply(tiny.build(), quantize.Config(), "q")
