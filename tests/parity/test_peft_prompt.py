@@ -29,8 +29,8 @@ MODELS = {
     ),
     "t5": lambda: transformers.T5ForConditionalGeneration(
         transformers.T5Config(
-            vocab_size=97, d_model=48, d_kv=12, d_ff=112, num_layers=2, num_heads=4, decoder_start_token_id=0,
-            feed_forward_proj="gated-gelu", tie_word_embeddings=True,
+            vocab_size=97, d_model=48, d_kv=16, d_ff=80, num_layers=2, num_heads=4, dropout_rate=0.0,
+            decoder_start_token_id=0, feed_forward_proj="gated-gelu",
         )
     ),
 }  # fmt: skip
@@ -80,7 +80,7 @@ def logits_of(theirs, ours):
 def test_a_prompt_of_theirs_gives_their_logits(pair):
     """A difference would mean that adapters from PEFT say something else here."""
     theirs, ours, folder = pair
-    theirs.save_pretrained(folder / "adapter")
+    theirs.save_pretrained(folder / "adapter", save_embedding_layers=False)
     with torch.no_grad():
         tokens = torch.arange(6)[None]
         alone = ours.head(ours(tokens, source=Source.of(tokens)) if ours.reads_source else ours(tokens))
@@ -106,7 +106,7 @@ def test_a_prompt_of_ours_is_read_by_them(pair):
     out.mkdir()
     (out / "adapter_config.json").write_text(json.dumps(settings))
     save_file(tensors, out / "adapter_model.safetensors")
-    again = peft.PeftModel.from_pretrained(theirs.unload(), out).eval()
+    again = peft.PeftModel.from_pretrained(theirs.get_base_model(), out).eval()
     expected, found, cached = logits_of(again, ours)
     torch.testing.assert_close(found, expected, **CLOSE)
     torch.testing.assert_close(cached, expected, **CLOSE)

@@ -32,8 +32,7 @@ def write(
     settings = {
         "num_virtual_tokens": len(part), "token_dim": sizes.width, "num_transformer_submodules": 1,
         "num_attention_heads": sizes.heads, "num_layers": sizes.layers,
-        "prompt_tuning_init": "RANDOM" if config.text is None else "TEXT", "prompt_tuning_init_text": config.text,
-        "tokenizer_name_or_path": None,
+        "prompt_tuning_init": "RANDOM",  # with a text, PEFT would ask for a tokenizer that it does not need
     }  # fmt: skip
     return settings, {TENSOR: (part.prompt.weight.detach() * _scale(model)).contiguous()}
 
