@@ -5,6 +5,7 @@
    five Newton-Schulz steps, scaled by max(1, rows/columns)^½. Embeddings, head and vectors stay with AdamW.
    Matrices of one shape are orthogonalised together, and in float32 unless the run computes in bfloat16, which many
    processors do slowly; that is why it is written here although torch has a Muon, against which it is tested.
+   Of a model in shares, every process puts the directions together and keeps its rows of the orthogonal matrix.
 3. A schedule is a pure function of step/steps, so it has no state to save. `inverse_sqrt` is that of 2017: a linear
    rise, then the inverse square root of the step; lr is its peak, which the paper sets to (width · warmup steps)^-½.
 
@@ -14,6 +15,7 @@ Proved by tests/unit/train/test_optim.py.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -21,6 +23,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..core.config import Strict
+from . import shards
 
 
 class Config(Strict):
@@ -108,13 +111,17 @@ class Optimizers:
                     tensors[f"{number}.{index}.{name}"] = torch.as_tensor(value)
         return tensors
 
-    def restore(self, tensors: dict[str, Tensor]) -> None:
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Takes back what `state` gave."""
         for number, part in enumerate(self.parts):
             states: dict[int, dict[str, Any]] = {}
-            for key, tensor in tensors.items():
+            parameters = [parameter for group in part.param_groups for parameter in group["params"]]
+            for key in tensors:
                 owner, index, name = key.split(".", 2)
                 if int(owner) == number:
+                    tensor, parameter = tensors[key], parameters[int(index)]
+                    if tensor.shape == parameter.shape:  # a moment; else a count of steps
+                        tensor = shards.cut_like(tensor, parameter)
                     states.setdefault(int(index), {})[name] = tensor
             part.load_state_dict({"state": states, "param_groups": part.state_dict()["param_groups"]})
 
@@ -147,13 +154,13 @@ class Muon(torch.optim.Optimizer):
             if "momentum" not in state:
                 state["momentum"] = torch.zeros_like(matrix)
             state["momentum"].lerp_(matrix.grad, 1 - group["momentum"])
-            directions.append(matrix.grad.lerp(state["momentum"], group["momentum"]))
+            directions.append(shards.full(matrix.grad.lerp(state["momentum"], group["momentum"])))
         updates = orthogonal(torch.stack(directions).to(self.products))
         rows, columns = matrices[0].shape
         size = group["lr"] * max(1.0, rows / columns) ** 0.5
         for matrix, update in zip(matrices, updates.unbind(), strict=True):
             matrix.mul_(1 - group["lr"] * group["weight_decay"])
-            matrix.add_(update.to(matrix.dtype), alpha=-size)
+            matrix.add_(shards.cut_like(update.to(matrix.dtype), matrix), alpha=-size)
 
 
 def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
