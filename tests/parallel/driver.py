@@ -2,14 +2,16 @@
 
     python driver.py JOBS.json FOLDER    writes FOLDER/NAME.json and FOLDER/NAME.safetensors for every job
 
-A job: {"name", "world", "kind", "model", "optimizer", "micro", "steps", "run", "sharded", "save_every", "dies", "nan"}.
-The trainings of one "run" share a folder of checkpoints, so a later job goes on where an earlier one has stopped.
+A job has "name", "world", "kind"; as settings "model", "optimizer", "micro", "steps", "sharded", "save_every"; "until"
+where to leave the loop, "from" the job whose checkpoints it goes on from; steps after which process 1 "dies", "asks"
+to stop (by SIGTERM) or has a loss of "nan"; "codes" with which the processes should end.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -19,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 
 from lmcraft.core.errors import UserError
 from lmcraft.data.loader import Loader
@@ -28,7 +31,6 @@ from lmcraft.models import decoder, encdec, model, rnn
 from lmcraft.stages import embed, pretrain, translate
 from lmcraft.train import loop, optim, parallel
 from lmcraft.train.heldout import held_out_loss
-from safetensors.torch import save_file
 
 VOCAB, WIDTH, ROWS = 41, 24, 8
 
@@ -90,14 +92,16 @@ def work(job: dict, tokens: Tokens, folder: Path) -> None:
         optim=optim.Config(kind=job.get("optimizer", "adamw"), warmup=0, schedule="constant", eps=1e-4),
     )  # fmt: skip
     rows, said = [], []
-    place = folder / job.get("run", job["name"]) / "checkpoints"
+    place = folder / job["name"] / "checkpoints"
     with ranks.watching():
         steps = loop.train(stage, net, loader, config, place, said.append, ranks)
         for step in steps:
             if job.get("dies") == step.number and ranks.rank == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
             if job.get("nan") == step.number and ranks.rank == 1:
-                stage.loss = lambda net, batch: pretrain.build(pretrain.Config()).loss(net, batch) * float("nan")
+                stage.loss = lambda net, batch: (
+                    pretrain.build(pretrain.Config()).loss(net, batch) * float("nan")
+                )
             if job.get("asks") == step.number and ranks.rank == 1:
                 os.kill(os.getpid(), signal.SIGTERM)
             row = [step.number, step.loss, step.grad_norm, step.targets, step.tokens]
@@ -111,14 +115,19 @@ def work(job: dict, tokens: Tokens, folder: Path) -> None:
     if ranks.first:
         assert whole is not None
         save_file(
-            {n: p.detach().clone() for n, p in whole.named_parameters()}, folder / f"{job['name']}.safetensors"
+            {n: p.detach().clone() for n, p in whole.named_parameters()},
+            folder / f"{job['name']}.safetensors",
         )
         trained = {n: p.requires_grad for n, p in whole.named_parameters()}
-        (folder / f"{job['name']}.json").write_text(json.dumps({"rows": rows, "said": said, "trained": trained}))
+        (folder / f"{job['name']}.json").write_text(
+            json.dumps({"rows": rows, "said": said, "trained": trained})
+        )
 
 
 def run(job: dict, tokens: Tokens, folder: Path) -> list[int]:
     """The exit codes of a job's processes; what they say of errors is in NAME.RANK.txt."""
+    if "from" in job:
+        shutil.copytree(folder / job["from"], folder / job["name"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -137,7 +137,9 @@ class Ranks:
         if not self.first:
             store.wait(["first"], PREPARING)
             if store.get("first") == b"failed":
-                error = UserError(f"process {self.rank} of {self.world} was not needed: the first one has stopped")
+                error = UserError(
+                    f"process {self.rank} of {self.world} was not needed: the first one has stopped"
+                )
                 error.everywhere = True
                 raise error
             yield

@@ -4,7 +4,8 @@
    together between `model(…)` and the backward, so `model.head(…)` finds its matrix.
 2. Frozen parameters are cut like the others. Those that are no plain floating tensors (a quantized base) and scalars
    stay whole in every process.
-3. Process r of n holds rows r·⌈rows/n⌉ to (r+1)·⌈rows/n⌉, which may be none.
+3. The library of shares (DTensor, FSDP2) is imported only where a model is cut: it takes a second and some memory.
+4. Process r of n holds rows r·⌈rows/n⌉ to (r+1)·⌈rows/n⌉, which may be none.
 
 Proved by tests/parallel/test_same_result.py and tests/parallel/test_sharded_checkpoints.py.
 """
@@ -15,14 +16,14 @@ import copy
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
 
 BLOCKS = "blocks"  # the name under which models keep their Transformer blocks
 
 
 def split(model: nn.Module) -> nn.Module:
     """Cuts a model, in place; returns the same model without weights, to be filled by `joined`."""
+    from torch.distributed.fsdp import fully_shard
+
     absent = {
         id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad)
         for p in model.parameters()
@@ -38,11 +39,15 @@ def split(model: nn.Module) -> nn.Module:
     for block in blocks:
         fully_shard(block, ignored_params=uncut)
     fully_shard(model, ignored_params=uncut, reshard_after_forward=False)
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.set_gradient_divide_factor(1.0)
-            module.set_force_sum_reduction_for_comms(True)
+    for unit in _units(model):
+        unit.set_gradient_divide_factor(1.0)
+        unit.set_force_sum_reduction_for_comms(True)
     return empty
+
+
+def _units(model: nn.Module) -> list:
+    """The modules that are put together as one: each is what the library calls an FSDPModule."""
+    return [module for module in model.modules() if hasattr(module, "set_gradient_divide_factor")]
 
 
 def _can_be_cut(parameter: nn.Parameter) -> bool:
@@ -63,24 +68,23 @@ def joined(model: nn.Module, empty: nn.Module, keep: bool) -> nn.Module | None:
 
 def rest(model: nn.Module) -> None:
     """Takes apart again what a forward without a backward has put together."""
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
+    for unit in _units(model):
+        unit.reshard()
 
 
 def is_share(tensor: Tensor) -> bool:
     """Whether a tensor is cut over the processes."""
-    return isinstance(tensor, DTensor)
+    return hasattr(tensor, "full_tensor")  # a DTensor
 
 
 def own(tensor: Tensor) -> Tensor:
     """What this process holds of a tensor, sharing its memory."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if is_share(tensor) else tensor
 
 
 def full(tensor: Tensor) -> Tensor:
     """The whole tensor, in every process; a collective for one that is cut."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if is_share(tensor) else tensor
 
 
 def span(rows: int, rank: int, world: int) -> slice:
@@ -91,11 +95,11 @@ def span(rows: int, rank: int, world: int) -> slice:
 
 def cut_like(whole: Tensor, pattern: Tensor) -> Tensor:
     """A whole tensor, cut as `pattern` is (and left whole if that is): nothing is sent."""
-    if not isinstance(pattern, DTensor):
+    if not is_share(pattern):
         return whole
     mesh = pattern.device_mesh
     part = whole[span(len(whole), mesh.get_local_rank(), mesh.size())]
     local = part.to(device=pattern.to_local().device, copy=True).contiguous()
-    return DTensor.from_local(
+    return type(pattern).from_local(
         local, mesh, pattern.placements, run_check=False, shape=whole.shape, stride=pattern.stride()
     )
