@@ -124,13 +124,14 @@ def test_damaged_ones_do_not_count_as_kept(tmp_path):
 def test_the_only_valid_one_is_never_deleted(tmp_path, monkeypatch):
     """A failure would mean losing a run to a full disk (transformers#25129): the new one must be good first."""
     save(tmp_path, made(1), keep=1)
-    write = checkpoint._write
+    write = checkpoint._write_parts
 
-    def torn_afterwards(folder, state):
-        write(folder, state)
+    def torn_afterwards(folder, *others):
+        sums = write(folder, *others)
         (folder / "model.safetensors").write_bytes(b"torn by the disk after it was written")
+        return sums
 
-    monkeypatch.setattr(checkpoint, "_write", torn_afterwards)
+    monkeypatch.setattr(checkpoint, "_write_parts", torn_afterwards)
     for step in (2, 3):
         save(tmp_path, made(step), keep=1)
         found, _ = newest(tmp_path)
