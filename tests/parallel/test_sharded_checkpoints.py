@@ -18,17 +18,13 @@ HALF = [
     {"name": "copied, in pieces", "kind": "ddp", "sharded": True, "until": 10},
 ]
 GOES_ON = [
-    {
-        "name": f"{job['name']}, then {world} {kind}",
-        "world": world,
-        "kind": kind,
-        "from": job["name"],
-        "sharded": True,
-    }
-    for job in HALF
-    for world, kind in ((1, "none"), (2, "fsdp"), (4, "fsdp"), (4, "ddp"))
-    if (job["name"], kind, world) not in {("copied, in pieces", "fsdp", 4), ("copied", "fsdp", 4)}
-]
+    {"name": f"{name}, then {world} {kind}", "world": world, "kind": kind, "from": name, "sharded": True}
+    for name, world, kind in (
+        ("in pieces", 1, "none"), ("in pieces", 2, "fsdp"), ("in pieces", 4, "fsdp"), ("in pieces", 4, "ddp"),
+        ("put together", 2, "fsdp"), ("put together", 1, "none"),
+        ("copied, in pieces", 1, "none"), ("copied", 2, "fsdp"),
+    )
+]  # fmt: skip
 DROPOUT = [
     {"name": "dropout", "kind": "ddp", "model": "dropout"},
     {"name": "dropout, half", "kind": "ddp", "model": "dropout", "until": 10},

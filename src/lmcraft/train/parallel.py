@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
 import itertools
 import json
 import os
@@ -41,6 +42,7 @@ Parallel = Literal["auto", "none", "ddp", "fsdp"]
 PATIENCE = timedelta(minutes=30)  # of a collective; reading data is waited for without a limit
 PREPARING = timedelta(days=7)
 BUCKET_ELEMENTS = 1 << 23
+SAMPLED = 256
 _PR_SET_PDEATHSIG = 1
 
 
@@ -152,12 +154,22 @@ class Ranks:
         store.set("first", "done")
 
     def ready(self, model: nn.Module) -> None:
-        """Gives every process the first one's weights, and its share of them under fsdp."""
+        """Sees that all processes start from the same weights, and under fsdp leaves each its share of them.
+
+        Raises:
+            UserError: the weights differ, as from bases of one name on two machines.
+        """
         if not self.together:
             return
-        with torch.no_grad():
-            for tensor in (*model.parameters(), *model.buffers()):
-                dist.broadcast(tensor, src=0)
+        for parameter in model.parameters():
+            if parameter.requires_grad:  # fresh ones are drawn a little differently by different processors
+                dist.broadcast(parameter.data, src=0)
+        if len(set(self.exchange(_fingerprint(model)))) > 1:
+            raise UserError(
+                "the processes do not start from the same weights", where=f"process {self.rank} of {self.world}",
+                why="a base is not the same on all machines, or their versions of lmcraft or torch differ",
+                fix="copy the base from one machine to the others",
+            )  # fmt: skip
         if self.kind == "fsdp":
             self._empty = shards.split(model)
 
@@ -269,6 +281,17 @@ def _join() -> None:
     if on_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
+
+
+def _fingerprint(model: nn.Module) -> bytes:
+    """A digest of names, shapes and some numbers of every plain tensor: enough to tell two models apart at once."""
+    total = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        total.update(f"{name} {tuple(parameter.shape)} {parameter.requires_grad}".encode())
+        if type(parameter) is nn.Parameter and parameter.is_floating_point():
+            few = parameter.detach().flatten()[:SAMPLED].float().cpu()
+            total.update(few.numpy().tobytes())
+    return total.digest()
 
 
 def _end_with_parent() -> None:
