@@ -136,7 +136,7 @@ def train(
             batch = loader.next()
             count, read = map(int, ranks.sum(batch.count, batch.tokens))
             if count == 0:
-                raise _problem("has nothing to train: every target is masked", done + 1, batch.rows)
+                ranks.agree(_problem("has nothing to train: every target is masked", done + 1, batch.rows))
             total = 0.0
             for micro in batch.split(config.micro_batch_size or config.batch_size):
                 with computing(config.precision, device):
@@ -158,7 +158,6 @@ def train(
             optimizers.zero_grad()
             done += 1
             (total,) = ranks.sum(total)
-            stop = ranks.most(request.number or 0)
             try:
                 yield Step(
                     number=done, steps=config.steps, loss=total / count, lr=config.lr * share, grad_norm=norm,
@@ -168,6 +167,7 @@ def train(
             except GeneratorExit:
                 save(done)
                 raise
+            stop = ranks.most(request.number or 0)
             if stop or done % config.save_every == 0 or done == config.steps:
                 save(done)
             if stop and done < config.steps:
