@@ -9,6 +9,7 @@ Proved by tests/cli/test_life.py and tests/faults/test_kill.py.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -32,12 +33,15 @@ from .generate.sampling import Sampling
 from .models import model as models
 from .recipe import Recipe
 from .report import page
-from .train import checkpoint, loop
+from .train import checkpoint, loop, parallel
 from .train.heldout import held_out_loss
 from .train.loop import Step
+from .train.parallel import Ranks
 from .work import Work, prepare
 
 SAMPLES = 3
+# Where a run lies, and how many processes compute it and how: nothing of what it learns.
+HOW = ("out:", "train.parallel:", "train.sharded:")
 
 
 def load(path: str | Path) -> LanguageModel:
@@ -88,8 +92,10 @@ def _plain(record: Chat) -> Text:
 
 
 def place(asked: Recipe, out: str | Path | None = None) -> Path:
-    """The directory of a recipe's run."""
-    return Path(out or asked.out or _free_name(asked.stage.kind))
+    """The directory of a recipe's run; all processes of a distributed run ask for it together."""
+    given = out or asked.out
+    ranks = parallel.begin(asked.train.parallel, named=given is not None)
+    return Path(given or ranks.from_first(lambda: str(_free_name(asked.stage.kind))))
 
 
 def train(
@@ -105,23 +111,50 @@ def train(
     keep_freed_memory()
     asked = source if isinstance(source, Recipe) else recipes.read(source, overrides)
     directory = place(asked, out)
+    ranks = parallel.begin(asked.train.parallel, named=True)
+    with ranks.watching(), contextlib.ExitStack() as held:
+        if ranks.from_first(lambda: _is_finished(asked, directory)):
+            return
+        with ranks.first_before_others():
+            run, work = _prepare(asked, directory, ranks)
+            if ranks.first:
+                held.enter_context(run.lock())
+                _check_data(run, work.facts)
+                work.tokenizer.save(run.path / "tokenizer")
+        yield from _train(run, work, ranks) if ranks.first else _assist(run, work, ranks)
+
+
+def _is_finished(asked: Recipe, directory: Path) -> bool:
+    """Whether there is nothing to do; says so, and writes the report if that was prevented."""
     stored = _stored_config(directory)
-    if stored is not None and Run.open(directory).state["status"] == "done":
-        _same(asked, stored, directory)
-        say(f"{directory} is finished already; nothing to do")
-        if not (directory / "report.html").exists():  # it was stopped between its last two files
-            page.write(Run.open(directory))
-        return
-    _refuse_at_once(directory)
-    work = prepare(asked, directory, stored)
+    if stored is None or Run.open(directory).state["status"] != "done":
+        return False
+    _same(asked, stored, directory)
+    say(f"{directory} is finished already; nothing to do")
+    if not (directory / "report.html").exists():  # it was stopped between its last two files
+        page.write(Run.open(directory))
+    return True
+
+
+def _prepare(asked: Recipe, directory: Path, ranks: Ranks) -> tuple[Run, Work]:
+    """The run and its work; processes after the first find the run that it has made."""
+    if ranks.first:
+        _refuse_at_once(directory)
+    stored = _stored_config(directory)
+    if stored is None and not ranks.first:
+        raise UserError(
+            f"process {ranks.rank} does not see the run that the first process has made", where=str(directory),
+            why="all processes read and write one directory", fix="choose an --out on a disk that all machines share",
+        )  # fmt: skip
+    work = prepare(asked, directory, stored, ranks)
     if stored is None:
         parents = [resolve(asked.base)] if asked.base else []
-        run = Run.create(directory, configs.dump(work.recipe), parents, asked.seed)
-    else:
-        _same(work.recipe, stored, directory)
-        run = Run.open(directory)
-    with run.lock():
-        yield from _train(run, work)
+        return Run.create(directory, configs.dump(work.recipe), parents, asked.seed), work
+    _same(work.recipe, stored, directory)
+    run = Run.open(directory)
+    if not ranks.first:
+        _check_data(run, work.facts)
+    return run, work
 
 
 def _refuse_at_once(place: Path) -> None:
@@ -137,11 +170,31 @@ def _refuse_at_once(place: Path) -> None:
         )
 
 
-def _train(run: Run, work: Work) -> Iterator[Step]:
+def _assist(run: Run, work: Work, ranks: Ranks) -> Iterator[Step]:
+    """What the processes after the first do: train, and nothing that is written."""
+    config = work.recipe.train
+    steps = loop.train(work.stage, work.model, work.loader, config, run.path / "checkpoints", say, ranks)
+    with contextlib.closing(steps):  # saves with the others, if this generator was left in the middle
+        for step in steps:
+            _held_out_loss(work, step, ranks)
+            yield step
+    ranks.whole(work.model)
+
+
+def _held_out_loss(work: Work, step: Step, ranks: Ranks) -> float | None:
+    """The loss on held-out rows, if it is time for it."""
+    config = work.recipe.train
+    if work.held is None or (step.number % config.eval_every and step.number != step.steps):
+        return None
+    return held_out_loss(
+        work.stage, work.model, work.held, config.eval_rows, config.batch_size, config.precision,
+        config.micro_batch_size, ranks,
+    )  # fmt: skip
+
+
+def _train(run: Run, work: Work, ranks: Ranks) -> Iterator[Step]:
     config = work.recipe.train
     lm = LanguageModel(work.model, work.tokenizer, work.template)
-    _check_data(run, work.facts)
-    work.tokenizer.save(run.path / "tokenizer")
     found, _ = checkpoint.newest(run.path / "checkpoints")
     started, before = time.perf_counter(), run.state.get("seconds", 0.0) if found else 0.0
     run.set_status("running")
@@ -149,7 +202,7 @@ def _train(run: Run, work: Work) -> Iterator[Step]:
         if found is None:
             _sample(run, lm, work, step=0)
         last: Step | None = None
-        steps = loop.train(work.stage, work.model, work.loader, config, run.path / "checkpoints", say)
+        steps = loop.train(work.stage, work.model, work.loader, config, run.path / "checkpoints", say, ranks)
         try:
             for step in steps:
                 row: dict[str, Any] = {
@@ -157,13 +210,12 @@ def _train(run: Run, work: Work) -> Iterator[Step]:
                     "tokens_per_second": round(step.tokens_per_s, 1), "memory_bytes": step.memory_bytes,
                     "epoch": round(step.epoch, 4),
                 }  # fmt: skip
-                if work.held is not None and (
-                    step.number % config.eval_every == 0 or step.number == step.steps
-                ):
-                    row["eval_loss"] = held_out_loss(
-                        work.stage, work.model, work.held, config.eval_rows, config.batch_size,
-                        config.precision, config.micro_batch_size,
-                    )  # fmt: skip
+                if config.precision == "fp16":
+                    row |= {"loss_scale": step.loss_scale, "skipped": int(step.skipped)}
+                    row["grad_norm"] = None if step.skipped else step.grad_norm
+                held_loss = _held_out_loss(work, step, ranks)
+                if held_loss is not None:
+                    row["eval_loss"] = held_loss
                 metrics.row(step.number, **row)
                 if step.number % config.save_every == 0:
                     run.sync()
@@ -175,12 +227,14 @@ def _train(run: Run, work: Work) -> Iterator[Step]:
             seconds = before + time.perf_counter() - started
             if last is not None:
                 run.set_status("interrupted", step=last.number, seconds=seconds)
+        lm = LanguageModel(ranks.whole(work.model) or work.model, work.tokenizer, work.template)
         lm.save(run.path / "model")
         _sample(run, lm, work, step=config.steps or 0)
     facts = {
         "seconds": seconds,
         "peak_memory_bytes": peak_memory_bytes(),
         "parameters": models.count_parameters(lm.model),
+        **({"processes": ranks.world, "parallel": ranks.kind} if ranks.together else {}),
     }
     run.set_status("done", step=config.steps, **facts)
     page.write(run)
@@ -232,7 +286,7 @@ def _same(recipe: Recipe, stored: dict[str, Any], place: Path) -> None:
     """Refuses to go on with a run under other settings; what was left open is taken from the run."""
     asked = configs.parse(configs.dump(recipe), "arguments").value
     differing = sorted(_differences(asked, stored))
-    differing = [d for d in differing if not d.startswith("out:")]
+    differing = [d for d in differing if not d.startswith(HOW)]
     if differing:
         raise UserError(
             "there is a run here already, with other settings", where=str(place), why="; ".join(differing[:6]),

@@ -32,7 +32,8 @@ from .recipe import Recipe
 from .text.chat import ChatTemplate
 from .text.tokenizer import SPECIALS, Tokenizer
 from .train import randomness
-from .train.precision import choose
+from .train.parallel import ALONE, Ranks
+from .train.precision import choose, warning
 
 LABELS = ("label", "tags")  # parts of records that no model reads
 
@@ -52,7 +53,7 @@ class Work:
     facts: dict[str, Any]
 
 
-def prepare(asked: Recipe, place: Path, stored: dict[str, Any] | None) -> Work:
+def prepare(asked: Recipe, place: Path, stored: dict[str, Any] | None, ranks: Ranks = ALONE) -> Work:
     """Data, tokenizer, model and the complete recipe; nothing of the run is written."""
     randomness.seed(asked.seed)
     stage_module = find.module("stages", asked.stage.kind)
@@ -79,11 +80,17 @@ def prepare(asked: Recipe, place: Path, stored: dict[str, Any] | None) -> Work:
                         where=asked.base, fix=f"leave data.context out, or at most {model.max_length}")  # fmt: skip
     counts: Counter = Counter()
     loaders = []
+    group = getattr(asked.stage, "group", 1)
+    _refuse_uneven(asked, group, ranks)
     for name, records in (("train", data.train), ("held out", data.held)):
         shard = _shard(asked, name, records, stage, tokenizer, template, width, counts)
         pack = asked.data.pack and stage_module.PACK
         finish = getattr(stage, "finish", None)
-        loaders.append(Loader(shard, width, asked.train.batch_size, asked.seed, pack, finish=finish))
+        loaders.append(
+            Loader(
+                shard, width, asked.train.batch_size, asked.seed, pack, ranks.rank, ranks.world, finish, group
+            )
+        )
     loader, held = loaders
     if not loader.rows:
         raise UserError("there is nothing to train on", where=", ".join(asked.data.files),
@@ -107,6 +114,20 @@ def prepare(asked: Recipe, place: Path, stored: dict[str, Any] | None) -> Work:
     return Work(
         complete, stage, model, tokenizer, chat, loader, held if held.rows else None, data.held, facts
     )
+
+
+def _refuse_uneven(asked: Recipe, group: int, ranks: Ranks) -> None:
+    """Every process has to have the same number of rows, in whole groups."""
+    step = ranks.world * (group if ranks.world > 1 else 1)
+    rows = asked.train.batch_size
+    if rows % step:
+        below, above = rows // step * step, -(-rows // step) * step
+        groups = f", and {group} rows belong together" if group > 1 else ""
+        raise UserError(
+            f"train.batch_size={rows} cannot be divided evenly among {ranks.world} processes",
+            where=f"train.batch_size={rows}", why=f"each takes as many rows of every step as the others{groups}",
+            fix=f"choose {f'{below} or ' if below else ''}{above}, or another number of processes",
+        )  # fmt: skip
 
 
 def _tokenizer(
@@ -172,6 +193,8 @@ def _shard(
 def _precision(asked: Recipe, stored: dict[str, Any] | None, where: torch.device) -> str:
     if asked.train.precision == "auto" and stored is not None:
         return stored["train"]["precision"]
+    if said := warning(asked.train.precision, where):
+        say(f"warning: {said}")
     return choose(asked.train.precision, where)
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from lmcraft.core.errors import UserError
+from lmcraft.models import safetensors_file
 from lmcraft.train import checkpoint
 from lmcraft.train.checkpoint import Checkpoint, newest, save, verify
 
@@ -124,13 +125,14 @@ def test_damaged_ones_do_not_count_as_kept(tmp_path):
 def test_the_only_valid_one_is_never_deleted(tmp_path, monkeypatch):
     """A failure would mean losing a run to a full disk (transformers#25129): the new one must be good first."""
     save(tmp_path, made(1), keep=1)
-    write = checkpoint._write
+    write = checkpoint._write_parts
 
-    def torn_afterwards(folder, state):
-        write(folder, state)
+    def torn_afterwards(folder, *others):
+        sums = write(folder, *others)
         (folder / "model.safetensors").write_bytes(b"torn by the disk after it was written")
+        return sums
 
-    monkeypatch.setattr(checkpoint, "_write", torn_afterwards)
+    monkeypatch.setattr(checkpoint, "_write_parts", torn_afterwards)
     for step in (2, 3):
         save(tmp_path, made(step), keep=1)
         found, _ = newest(tmp_path)
@@ -147,14 +149,14 @@ def test_leftovers_of_a_killed_save_are_swept(folder):
     assert sorted(p.name for p in folder.iterdir()) == ["step-00000002", "step-00000003"]
 
 
-CALLS = ["save_file", "_sync_and_hash", "_sync_folder", "rename", "write_text", "mkdir"]
+CALLS = ["write", "_sync_and_hash", "_sync_folder", "rename", "write_text", "mkdir"]
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
 @pytest.mark.parametrize("call", CALLS)
 def test_a_failing_disk_leaves_the_previous_one_and_is_told(folder, monkeypatch, call, code):
     """A failure would mean a lost run, a traceback, or a disk that stays full of half a checkpoint."""
-    owner = {"rename": os, "write_text": Path, "mkdir": Path}.get(call, checkpoint)
+    owner = {"write": safetensors_file, "rename": os, "write_text": Path, "mkdir": Path}.get(call, checkpoint)
 
     def failing(*arguments, **settings):
         if call == "mkdir" and settings.get("exist_ok"):  # the folder itself is there already

@@ -131,7 +131,7 @@ def test_a_broken_weight_is_noticed_and_never_saved(loader, tmp_path, value, cas
         assert_last_checkpoint_is_good(tmp_path / "c", before=at)
     for path in (tmp_path / "c").glob("*"):
         assert checkpoint.verify(path) is None
-        assert all(t.isfinite().all() for t in checkpoint._read(path).tensors["model"].values())
+        assert all(t.isfinite().all() for t in checkpoint.read(path).tensors["model"].values())
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

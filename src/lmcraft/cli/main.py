@@ -27,6 +27,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from ..core.device import home
 from ..core.errors import UserError
+from ..core.log import speaks
 from ..core.run import to_json, write_text
 
 # Help lists the verbs in the order of a model's life; a verb that is not named here comes after them.
@@ -130,6 +131,8 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _tell(error: UserError, as_json: bool) -> int:
+    if error.everywhere and not speaks():
+        return error.exit_code
     if as_json:
         print(to_json({"error": {part: getattr(error, part) for part in ("what", "where", "why", "fix")}}))
     else:

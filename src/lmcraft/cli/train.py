@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..core.errors import UserError
-from ..core.log import say
+from ..core.log import say, speaks
 from .follow import follow
 from .output import emit
 
@@ -58,6 +58,8 @@ def command(
     except Interrupted as stopped:
         stopped.fix = f"lmcraft train {place / 'config.yaml'} goes on"
         raise
+    if not speaks():
+        return
     run = api.Run.open(place)
     rows = run.metrics()
     loss = rows[-1]["loss"] if rows else None

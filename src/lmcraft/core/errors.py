@@ -20,6 +20,7 @@ class UserError(Exception):
     """
 
     exit_code = 2
+    everywhere = False  # all processes of a distributed run raise it, so that one of them needs to tell it
 
     def __init__(
         self, what: str, *, where: str | None = None, why: str | None = None, fix: str | None = None

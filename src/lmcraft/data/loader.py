@@ -2,7 +2,8 @@
 
 1. The order of rows is a pure function of (seed, epoch); the only state is how many rows have been read. So resuming
    needs one number, and nothing depends on global random state.
-2. Every optimizer step reads `batch_size` rows over all ranks; rank r takes rows r, r+world, r+2·world …
+2. Every optimizer step reads `batch_size` rows over all ranks; rank r takes rows r, r+world, r+2·world …, or groups
+   of rows where the loss of a row depends on those of its group.
 3. The stream runs on from one epoch into the next without a short batch.
 4. Without packing, rows of similar length stand in one batch and padding that all rows share is cut off; lengths are
    compared among some batches' worth of shuffled rows only, so that batches still differ from epoch to epoch.
@@ -57,9 +58,11 @@ class Loader:
         rank: int = 0,
         world: int = 1,
         finish: Finish | None = None,
+        group: int = 1,
     ) -> None:
         self.tokens, self.width, self.batch_size, self.seed = tokens, width, batch_size, seed
         self.pack, self.rank, self.world, self.finish = pack, rank, world, finish
+        self.group = group
         # Where each position predicts its own label, every id is an input; else the last one is only a target.
         self.labelled = tokens.labels is not None
         parts = pieces(tokens.lengths + self.labelled, width)
@@ -106,7 +109,8 @@ class Loader:
 
     def next(self) -> Batch:
         """The next batch of this rank."""
-        places = range(self.read + self.rank, self.read + self.batch_size, self.world)
+        mine = [n for n in range(self.batch_size) if n // self.group % self.world == self.rank]
+        places = [self.read + n for n in mine]
         batch = self.batch([self._row_at(place) for place in places], places)
         self.read += self.batch_size
         return batch

@@ -30,6 +30,7 @@ class Interrupted(UserError):
         )
         self.step = step
         self.exit_code = 128 + number
+        self.everywhere = True
 
 
 class Request:

@@ -5,6 +5,7 @@
    five Newton-Schulz steps, scaled by max(1, rows/columns)^½. Embeddings, head and vectors stay with AdamW.
    Matrices of one shape are orthogonalised together, and in float32 unless the run computes in bfloat16, which many
    processors do slowly; that is why it is written here although torch has a Muon, against which it is tested.
+   Of a model in shares, every process puts the directions together and keeps its rows of the orthogonal matrix.
 3. A schedule is a pure function of step/steps, so it has no state to save. `inverse_sqrt` is that of 2017: a linear
    rise, then the inverse square root of the step; lr is its peak, which the paper sets to (width · warmup steps)^-½.
 
@@ -14,6 +15,8 @@ Proved by tests/unit/train/test_optim.py.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -21,12 +24,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..core.config import Strict
+from ..core.errors import UserError
+from . import eightbit, offload, shards
 
 
 class Config(Strict):
     """Optimizer and schedule."""
 
-    kind: Literal["adamw", "muon"] = "muon"
+    kind: Literal["adamw", "adamw8bit", "muon"] = Field(
+        "muon", description="adamw8bit: averages of a byte each (pip install 'lmcraft[fit]')"
+    )
     matrix_lr_scale: float = Field(8.0, gt=0, description="Muon's learning rate as a multiple of lr")
     betas: tuple[float, float] = Field((0.9, 0.95), description="of AdamW")
     eps: float = Field(1e-8, gt=0, description="of AdamW")
@@ -54,12 +61,28 @@ def factor(config: Config, step: int, steps: int) -> float:
     return config.final + (1 - config.final) * shape
 
 
-def build(config: Config, lr: float, model: nn.Module, products: torch.dtype = torch.float32) -> Optimizers:
+def build(
+    config: Config,
+    lr: float,
+    model: nn.Module,
+    products: torch.dtype = torch.float32,
+    folder: Path | None = None,
+) -> Optimizers:
     """The optimizers of every parameter that is trained, with peak learning rate `lr`.
 
     Args:
         products: in which numbers Muon multiplies matrices.
+        folder: where AdamW's averages lie; default: in memory.
+
+    Raises:
+        UserError: a folder for another optimizer than AdamW, or a library that is missing.
     """
+    if folder is not None and config.kind != "adamw":
+        raise UserError(
+            f"the averages of {config.kind} cannot lie on disk", where="train.offload",
+            why="only AdamW's update can be made one parameter at a time",
+            fix="add train.optim.kind=adamw, or leave train.offload out",
+        )  # fmt: skip
     lookups = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     if isinstance(head := getattr(model, "output", None), nn.Linear):
         lookups.add(id(head.weight))
@@ -75,8 +98,15 @@ def build(config: Config, lr: float, model: nn.Module, products: torch.dtype = t
     else:
         groups.append({"params": matrices, "weight_decay": config.weight_decay})
     groups = [group for group in groups if group["params"]]
-    if groups:
-        parts.append(torch.optim.AdamW(groups, lr=lr, betas=config.betas, eps=config.eps, fused=True))
+    settings: dict[str, Any] = {"lr": lr, "betas": config.betas, "eps": config.eps}
+    if not groups:
+        return Optimizers(parts)
+    if config.kind == "adamw8bit":
+        parts.append(eightbit.build(groups, **settings))
+    elif folder is not None:
+        parts.append(offload.AdamW(groups, **settings, folder=folder))
+    else:
+        parts.append(torch.optim.AdamW(groups, **settings, fused=True))
     return Optimizers(parts)
 
 
@@ -108,13 +138,17 @@ class Optimizers:
                     tensors[f"{number}.{index}.{name}"] = torch.as_tensor(value)
         return tensors
 
-    def restore(self, tensors: dict[str, Tensor]) -> None:
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Takes back what `state` gave."""
         for number, part in enumerate(self.parts):
             states: dict[int, dict[str, Any]] = {}
-            for key, tensor in tensors.items():
+            parameters = [parameter for group in part.param_groups for parameter in group["params"]]
+            for key in tensors:
                 owner, index, name = key.split(".", 2)
                 if int(owner) == number:
+                    tensor, parameter = tensors[key], parameters[int(index)]
+                    if tensor.shape == parameter.shape:  # a moment; else a count of steps
+                        tensor = shards.cut_like(tensor, parameter)
                     states.setdefault(int(index), {})[name] = tensor
             part.load_state_dict({"state": states, "param_groups": part.state_dict()["param_groups"]})
 
@@ -147,13 +181,13 @@ class Muon(torch.optim.Optimizer):
             if "momentum" not in state:
                 state["momentum"] = torch.zeros_like(matrix)
             state["momentum"].lerp_(matrix.grad, 1 - group["momentum"])
-            directions.append(matrix.grad.lerp(state["momentum"], group["momentum"]))
+            directions.append(shards.full(matrix.grad.lerp(state["momentum"], group["momentum"])))
         updates = orthogonal(torch.stack(directions).to(self.products))
         rows, columns = matrices[0].shape
         size = group["lr"] * max(1.0, rows / columns) ** 0.5
         for matrix, update in zip(matrices, updates.unbind(), strict=True):
             matrix.mul_(1 - group["lr"] * group["weight_decay"])
-            matrix.add_(update.to(matrix.dtype), alpha=-size)
+            matrix.add_(shards.cut_like(update.to(matrix.dtype), matrix), alpha=-size)
 
 
 def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:

@@ -1,0 +1,105 @@
+"""A model in shares: every tensor cut along its first dimension, one piece a process (FSDP2), and put together again.
+
+1. Each Transformer block is one unit, the rest (embedding, last norm, head) is the outermost one. The latter stays put
+   together between `model(…)` and the backward, so `model.head(…)` finds its matrix.
+2. Frozen parameters are cut like the others. Those that are no plain floating tensors (a quantized base) and scalars
+   stay whole in every process.
+3. The library of shares (DTensor, FSDP2) is imported only where a model is cut: it takes a second and some memory.
+4. Process r of n holds rows r·⌈rows/n⌉ to (r+1)·⌈rows/n⌉, which may be none.
+
+Proved by tests/parallel/test_same_result.py and tests/parallel/test_sharded_checkpoints.py.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+BLOCKS = "blocks"  # the name under which models keep their Transformer blocks
+
+
+def split(model: nn.Module) -> nn.Module:
+    """Cuts a model, in place; returns the same model without weights, to be filled by `joined`."""
+    from torch.distributed.fsdp import fully_shard
+
+    absent = {
+        id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad)
+        for p in model.parameters()
+    }
+    empty = copy.deepcopy(model, absent)  # tied names stay one parameter
+    uncut = {p for p in model.parameters() if not _can_be_cut(p)}
+    blocks = [
+        block
+        for name, module in model.named_modules()
+        if name.rpartition(".")[2] == BLOCKS and isinstance(module, nn.ModuleList)
+        for block in module
+    ]
+    for block in blocks:
+        fully_shard(block, ignored_params=uncut)
+    fully_shard(model, ignored_params=uncut, reshard_after_forward=False)
+    for unit in _units(model):
+        unit.set_gradient_divide_factor(1.0)
+        unit.set_force_sum_reduction_for_comms(True)
+    return empty
+
+
+def _units(model: nn.Module) -> list:
+    """The modules that are put together as one: each is what the library calls an FSDPModule."""
+    return [module for module in model.modules() if hasattr(module, "set_gradient_divide_factor")]
+
+
+def _can_be_cut(parameter: nn.Parameter) -> bool:
+    return parameter.ndim > 0 and parameter.is_floating_point() and type(parameter) is nn.Parameter
+
+
+def joined(model: nn.Module, empty: nn.Module, keep: bool) -> nn.Module | None:
+    """A model of ordinary tensors in main memory; every process takes part, those that `keep` get it."""
+    rest(model)
+    filled = {}
+    named = dict(model.named_parameters())
+    for name, absent in empty.named_parameters():
+        whole = full(named[name].detach())
+        if keep:
+            filled[id(absent)] = nn.Parameter(whole.cpu(), requires_grad=absent.requires_grad)
+    return copy.deepcopy(empty, filled).train(model.training) if keep else None
+
+
+def rest(model: nn.Module) -> None:
+    """Takes apart again what a forward without a backward has put together."""
+    for unit in _units(model):
+        unit.reshard()
+
+
+def is_share(tensor: Tensor) -> bool:
+    """Whether a tensor is cut over the processes."""
+    return hasattr(tensor, "full_tensor")  # a DTensor
+
+
+def own(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor, sharing its memory."""
+    return tensor.to_local() if is_share(tensor) else tensor
+
+
+def full(tensor: Tensor) -> Tensor:
+    """The whole tensor, in every process; a collective for one that is cut."""
+    return tensor.full_tensor() if is_share(tensor) else tensor
+
+
+def span(rows: int, rank: int, world: int) -> slice:
+    """Which rows of a tensor process `rank` of `world` holds."""
+    each = -(-rows // world)
+    return slice(min(rows, rank * each), min(rows, (rank + 1) * each))
+
+
+def cut_like(whole: Tensor, pattern: Tensor) -> Tensor:
+    """A whole tensor, cut as `pattern` is (and left whole if that is): nothing is sent."""
+    if not is_share(pattern):
+        return whole
+    mesh = pattern.device_mesh
+    part = whole[span(len(whole), mesh.get_local_rank(), mesh.size())]
+    local = part.to(device=pattern.to_local().device, copy=True).contiguous()
+    return type(pattern).from_local(
+        local, mesh, pattern.placements, run_check=False, shape=whole.shape, stride=pattern.stride()
+    )

@@ -1,0 +1,164 @@
+"""Runs small trainings with several processes each, forked from this one, which has imported torch once.
+
+    python driver.py JOBS.json FOLDER    writes FOLDER/NAME.json and FOLDER/NAME.safetensors for every job
+
+A job has "name", "world", "kind"; as settings "model", "optimizer", "micro", "steps", "sharded", "save_every"; "until"
+where to leave the loop, "from" the job whose checkpoints it goes on from; steps after which process 1 "dies", "asks"
+to stop (by SIGTERM) or has a loss of "nan"; "codes" with which the processes should end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import traceback
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from lmcraft.core.errors import UserError
+from lmcraft.data.loader import Loader
+from lmcraft.data.records import Where
+from lmcraft.data.tokens import Document, Tokens, write
+from lmcraft.models import decoder, encdec, model, rnn
+from lmcraft.stages import embed, pretrain, translate
+from lmcraft.train import loop, optim, parallel
+from lmcraft.train.heldout import held_out_loss
+
+VOCAB, WIDTH, ROWS = 41, 24, 8
+
+
+def texts(folder: Path) -> Tokens:
+    """Documents of uneven length, many with a single trained token: no two processes have as many targets."""
+    draw = np.random.default_rng(0)
+    documents = []
+    for number in range(60):
+        ids = draw.integers(1, VOCAB, draw.integers(5, WIDTH + 1)).tolist()
+        trained = [False] * len(ids)
+        trained[-1] = True
+        if number % 3:
+            trained[1:] = (draw.random(len(ids) - 1) < 0.8).tolist()
+            trained[-1] = True
+        source = draw.integers(1, VOCAB, draw.integers(3, 9)).tolist()
+        documents.append(Document(ids, trained, Where("made.jsonl", number + 1), None, source))
+    return write(folder / "texts", iter(documents), VOCAB, {}, Counter())
+
+
+def fresh(kind: str) -> torch.nn.Module:
+    torch.manual_seed(3)
+    size = {"vocab": VOCAB, "context": WIDTH, "layers": 2, "width": 32}
+    if kind == "lstm":
+        return model.build(rnn.Config(cell="lstm", **size))
+    if kind == "encdec":
+        return model.build(
+            encdec.Config(vocab=VOCAB, context=WIDTH, layers=2, width=32, heads=4, dropout=0.0)
+        )
+    net = model.build(decoder.Config(heads=4, kv_heads=2, dropout=0.1 if kind == "dropout" else 0.0, **size))
+    if kind == "frozen":  # as under an adapter: most of the base is frozen, some of it is trained
+        for name, parameter in net.named_parameters():
+            parameter.requires_grad_("attn.q" in name or "attn_norm" in name)
+    if kind == "embed":
+        net = embed.build(embed.Config(group=4)).ready(net, [], None)
+    return net
+
+
+def stage_of(kind: str):
+    if kind == "embed":
+        return embed.build(embed.Config(group=4))
+    if kind == "encdec":
+        return translate.build(translate.Config(smoothing=0.0))
+    return pretrain.build(pretrain.Config())
+
+
+def work(job: dict, tokens: Tokens, folder: Path) -> None:
+    kind = job.get("model", "decoder")
+    ranks = parallel.begin(job["kind"])
+    stage = stage_of(kind)
+    group = 4 if kind == "embed" else 1
+    finish = stage.finish if kind == "embed" else None
+    loader = Loader(tokens, WIDTH, ROWS, 1, False, ranks.rank, ranks.world, finish, group)
+    held = Loader(tokens, WIDTH, ROWS, 1, False, finish=finish)
+    net = fresh(kind)
+    config = loop.Config(
+        steps=job.get("steps", 20), batch_size=ROWS, micro_batch_size=job.get("micro"), lr=1e-3, precision="fp32",
+        save_every=job.get("save_every", 1000), sharded=job.get("sharded", False),
+        optim=optim.Config(kind=job.get("optimizer", "adamw"), warmup=0, schedule="constant", eps=1e-4),
+    )  # fmt: skip
+    rows, said = [], []
+    place = folder / job["name"] / "checkpoints"
+    with ranks.watching():
+        steps = loop.train(stage, net, loader, config, place, said.append, ranks)
+        for step in steps:
+            if job.get("dies") == step.number and ranks.rank == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if job.get("nan") == step.number and ranks.rank == 1:
+                stage.loss = lambda net, batch: (
+                    pretrain.build(pretrain.Config()).loss(net, batch) * float("nan")
+                )
+            if job.get("asks") == step.number and ranks.rank == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            row = [step.number, step.loss, step.grad_norm, step.targets, step.tokens]
+            if step.number % 5 == 0:
+                row.append(held_out_loss(stage, net, held, 20, ROWS, "fp32", 3, ranks))
+            rows.append(row)
+            if step.number == job.get("until"):
+                break
+        steps.close()
+        whole = ranks.whole(net)
+    if ranks.first:
+        assert whole is not None
+        save_file(
+            {n: p.detach().clone() for n, p in whole.named_parameters()},
+            folder / f"{job['name']}.safetensors",
+        )
+        trained = {n: p.requires_grad for n, p in whole.named_parameters()}
+        (folder / f"{job['name']}.json").write_text(
+            json.dumps({"rows": rows, "said": said, "trained": trained})
+        )
+
+
+def run(job: dict, tokens: Tokens, folder: Path) -> list[int]:
+    """The exit codes of a job's processes; what they say of errors is in NAME.RANK.txt."""
+    if "from" in job:
+        shutil.copytree(folder / job["from"], folder / job["name"])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(job["world"]):
+        child = os.fork()
+        if child == 0:
+            code = 0
+            if job["kind"] != "none":
+                os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(job["world"]), "MASTER_ADDR": "127.0.0.1",
+                               "MASTER_PORT": str(port), "LOCAL_RANK": str(rank)}  # fmt: skip
+            try:
+                work(job, tokens, folder)
+            except UserError as error:
+                (folder / f"{job['name']}.{rank}.txt").write_text(f"{error.everywhere} {error}")
+                code = error.exit_code
+            except BaseException:
+                traceback.print_exc()
+                code = 1
+            sys.stderr.flush()
+            os._exit(code)
+        children.append(child)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    jobs, where = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
+    made = texts(where)
+    for job in jobs:
+        codes = run(job, made, where)
+        (where / f"{job['name']}.codes.json").write_text(json.dumps(codes))
+        if codes != job.get("codes", [0] * job["world"]):
+            sys.exit(f"{job['name']}: {codes}")

@@ -1,0 +1,68 @@
+"""N processes are only a way to be faster or to need less memory: they learn what one process learns."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+TOLERANCE = 1e-6
+ONE = [
+    {"name": kind, "world": 1, "kind": "none", "model": kind}
+    for kind in ("decoder", "lstm", "encdec", "frozen", "embed")
+]
+CASES = [
+    {"name": "ddp", "kind": "ddp", "like": "decoder"},
+    {"name": "fsdp", "kind": "fsdp", "like": "decoder"},
+    {"name": "ddp in micro-batches", "kind": "ddp", "micro": 3, "like": "decoder"},
+    {"name": "fsdp in micro-batches", "kind": "fsdp", "micro": 1, "like": "decoder"},
+    {"name": "fsdp in one process", "kind": "fsdp", "world": 1, "like": "decoder"},
+    {"name": "ddp with muon", "kind": "ddp", "optimizer": "muon", "like": "muon"},
+    {"name": "fsdp with muon", "kind": "fsdp", "optimizer": "muon", "like": "muon"},
+    {"name": "ddp of a recurrent model", "kind": "ddp", "model": "lstm", "like": "lstm"},
+    {"name": "fsdp of a recurrent model", "kind": "fsdp", "model": "lstm", "like": "lstm"},
+    {"name": "fsdp of an encoder-decoder", "kind": "fsdp", "model": "encdec", "like": "encdec"},
+    {"name": "ddp of a frozen base", "kind": "ddp", "model": "frozen", "like": "frozen"},
+    {"name": "fsdp of a frozen base", "kind": "fsdp", "model": "frozen", "like": "frozen"},
+    {"name": "ddp of groups", "kind": "ddp", "model": "embed", "like": "embed"},
+    {"name": "fsdp of groups", "kind": "fsdp", "model": "embed", "like": "embed"},
+]
+
+
+@pytest.fixture(scope="module")
+def done(together):
+    jobs = [*ONE, {"name": "muon", "world": 1, "kind": "none", "optimizer": "muon"}]
+    return together(jobs + [{"world": 2, **case} for case in CASES])
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_processes_learn_what_one_learns(done, case):
+    """A difference would mean that what is learned depends on the number of processes or on how targets are spread."""
+    one, found = (load_file(done / f"{name}.safetensors") for name in (case["like"], case["name"]))
+    assert found.keys() == one.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(
+            found[name], tensor, rtol=0, atol=TOLERANCE, msg=lambda m, n=name: f"{n}: {m}"
+        )
+    alone, together = (json.loads((done / f"{n}.json").read_text()) for n in (case["like"], case["name"]))
+    assert together["trained"] == alone["trained"]
+    for ours, theirs in zip(together["rows"], alone["rows"], strict=True):
+        assert ours[0] == theirs[0] and ours[3:5] == theirs[3:5]  # step, targets, tokens
+        torch.testing.assert_close(torch.tensor(ours), torch.tensor(theirs), rtol=1e-5, atol=1e-5)
+
+
+def test_the_comparison_would_notice_a_mean_of_means(done):
+    """If this failed, targets would be spread so evenly that a wrong divisor could hide."""
+    from lmcraft.data.loader import Loader
+    from lmcraft.data.tokens import Tokens
+
+    parts = [Loader(Tokens(done / "texts"), 24, 8, 1, False, rank=rank, world=2) for rank in (0, 1)]
+    counts = [[part.next().count for part in parts] for _ in range(20)]
+    assert sum(abs(a - b) > 0.2 * (a + b) for a, b in counts) >= 5
+    start = load_file(done / "decoder.safetensors")
+    muon = load_file(done / "muon.safetensors")
+    assert (
+        max(float((start[name] - muon[name]).abs().max()) for name in start) > 1e-3
+    )  # training moves weights
