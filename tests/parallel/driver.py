@@ -78,7 +78,7 @@ def stage_of(kind: str):
 
 
 def work(job: dict, tokens: Tokens, folder: Path) -> None:
-    kind = job.get("model", "decoder")
+    kind, precision = job.get("model", "decoder"), job.get("precision", "fp32")
     ranks = parallel.begin(job["kind"])
     stage = stage_of(kind)
     group = 4 if kind == "embed" else 1
@@ -87,7 +87,7 @@ def work(job: dict, tokens: Tokens, folder: Path) -> None:
     held = Loader(tokens, WIDTH, ROWS, 1, False, finish=finish)
     net = fresh(kind)
     config = loop.Config(
-        steps=job.get("steps", 20), batch_size=ROWS, micro_batch_size=job.get("micro"), lr=1e-3, precision="fp32",
+        steps=job.get("steps", 20), batch_size=ROWS, micro_batch_size=job.get("micro"), lr=1e-3, precision=precision,
         save_every=job.get("save_every", 1000), sharded=job.get("sharded", False),
         optim=optim.Config(kind=job.get("optimizer", "adamw"), warmup=0, schedule="constant", eps=1e-4),
     )  # fmt: skip
@@ -106,7 +106,7 @@ def work(job: dict, tokens: Tokens, folder: Path) -> None:
                 os.kill(os.getpid(), signal.SIGTERM)
             row = [step.number, step.loss, step.grad_norm, step.targets, step.tokens]
             if step.number % 5 == 0:
-                row.append(held_out_loss(stage, net, held, 20, ROWS, "fp32", 3, ranks))
+                row.append(held_out_loss(stage, net, held, 20, ROWS, precision, 3, ranks))
             rows.append(row)
             if step.number == job.get("until"):
                 break

@@ -109,9 +109,9 @@ def train(
         Interrupted: after SIGINT or SIGTERM, everything saved.
     """
     assert config.steps and config.lr and config.precision != "auto"
-    ranks.ready(model)
-    device = next(model.parameters()).device
     products = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    ranks.ready(model, products)
+    device = next(model.parameters()).device
     optimizers = optim.build(config.optim, config.lr, model, products)
     done = _resume(model, optimizers, loader, checkpoints, report, ranks)
     if done < config.steps:
