@@ -42,6 +42,10 @@ from .optim import Config as OptimConfig
 from .parallel import ALONE, Parallel, Ranks
 from .precision import Precision, computing
 
+LEFT = (
+    1 << 10
+)  # in the place of a signal's number: this process leaves the loop, or has an error outside of it
+
 
 class Config(Strict):
     """How long, how much at once, how fast, and how often to save."""
@@ -165,11 +169,17 @@ def train(
                     memory_bytes=peak_memory_bytes(), epoch=loader.epoch,
                 )  # fmt: skip
             except GeneratorExit:
+                ranks.most(LEFT)
                 save(done)
                 raise
             stop = ranks.most(request.number or 0)
             if stop or done % config.save_every == 0 or done == config.steps:
                 save(done)
+            if stop == LEFT and done < config.steps:
+                raise UserError(
+                    f"another process has left training after step {done}; everything is saved",
+                    where=str(checkpoints.parent), fix="read what it says; the same command goes on",
+                )  # fmt: skip
             if stop and done < config.steps:
                 raise Interrupted(stop, done, str(checkpoints.parent))
 
