@@ -2,9 +2,9 @@
 
     python driver.py JOBS.json FOLDER    writes FOLDER/NAME.json and FOLDER/NAME.safetensors for every job
 
-A job has "name", "world", "kind"; as settings "model", "optimizer", "micro", "steps", "sharded", "save_every"; "until"
-where to leave the loop, "from" the job whose checkpoints it goes on from; steps after which process 0 "fails", or 1 "dies", "asks"
-to stop (by SIGTERM) or has a loss of "nan"; "codes" with which the processes should end.
+A job has "name", "world", "kind"; as settings "model", "optimizer", "micro", "steps", "sharded", "save_every",
+"precision"; "until" where to leave the loop; "from" the job whose checkpoints it goes on from; steps after which
+process 0 "fails", or process 1 "dies", "asks" (to stop, by SIGTERM) or has a loss of "nan"; "codes" of their ends.
 """
 
 from __future__ import annotations
@@ -61,7 +61,10 @@ def fresh(kind: str) -> torch.nn.Module:
         return model.build(
             encdec.Config(vocab=VOCAB, context=WIDTH, layers=2, width=32, heads=4, dropout=0.0)
         )
-    net = model.build(decoder.Config(heads=4, kv_heads=2, dropout=0.1 if kind == "dropout" else 0.0, **size))
+    dropout = 0.1 if kind == "dropout" else 0.0
+    net = model.build(decoder.Config(heads=4, kv_heads=2, dropout=dropout, tied=kind != "head", **size))
+    if kind == "head":
+        net.requires_grad_(False).output.requires_grad_(True)
     if kind == "frozen":  # as under an adapter: most of the base is frozen, some of it is trained
         for name, parameter in net.named_parameters():
             parameter.requires_grad_("attn.q" in name or "attn_norm" in name)

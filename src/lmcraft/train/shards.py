@@ -42,6 +42,7 @@ def split(model: nn.Module, products: torch.dtype) -> nn.Module:
         if name.rpartition(".")[2] == BLOCKS and isinstance(module, nn.ModuleList)
         for block in module
     ]
+    model.register_forward_hook(_with_gradient)
     for block in blocks:
         half = MixedPrecisionPolicy(products, reduce_dtype=torch.float32, cast_forward_inputs=False)
         narrow = products != torch.float32
@@ -51,6 +52,11 @@ def split(model: nn.Module, products: torch.dtype) -> nn.Module:
         unit.set_gradient_divide_factor(1.0)
         unit.set_force_sum_reduction_for_comms(True)
     return empty
+
+
+def _with_gradient(model: nn.Module, args: tuple, hidden: Tensor) -> Tensor:
+    """Lets the outermost unit see a backward also where only the head is trained, or it would not sum gradients."""
+    return hidden.requires_grad_() if torch.is_grad_enabled() and not hidden.requires_grad else hidden
 
 
 def _units(model: nn.Module) -> list:
