@@ -56,6 +56,8 @@ def split(model: nn.Module, products: torch.dtype) -> nn.Module:
 
 def _with_gradient(model: nn.Module, args: tuple, hidden: Tensor) -> Tensor:
     """Lets the outermost unit see a backward also where only the head is trained, or it would not sum gradients."""
+    if hidden._is_view():  # the library warns of views, for what is done to them in place has no gradient
+        hidden = hidden.clone()
     return hidden.requires_grad_() if torch.is_grad_enabled() and not hidden.requires_grad else hidden
 
 
