@@ -2,13 +2,14 @@
 
     python driver.py JOBS.json FOLDER    writes FOLDER/NAME.json and FOLDER/NAME.safetensors for every job
 
-A job has "name", "world", "kind"; as settings "model", "optimizer", "micro", "steps", "sharded", "save_every"; "until"
-where to leave the loop, "from" the job whose checkpoints it goes on from; steps after which process 1 "dies", "asks"
-to stop (by SIGTERM) or has a loss of "nan"; "codes" with which the processes should end.
+A job has "name", "world", "kind"; as settings "model", "optimizer", "micro", "steps", "sharded", "save_every",
+"precision"; "until" where to leave the loop; "from" the job whose checkpoints it goes on from; steps after which
+process 0 "fails", or process 1 "dies", "asks" (to stop, by SIGTERM) or has a loss of "nan"; "codes" of their ends.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -60,7 +61,10 @@ def fresh(kind: str) -> torch.nn.Module:
         return model.build(
             encdec.Config(vocab=VOCAB, context=WIDTH, layers=2, width=32, heads=4, dropout=0.0)
         )
-    net = model.build(decoder.Config(heads=4, kv_heads=2, dropout=0.1 if kind == "dropout" else 0.0, **size))
+    dropout = 0.1 if kind == "dropout" else 0.0
+    net = model.build(decoder.Config(heads=4, kv_heads=2, dropout=dropout, tied=kind != "head", **size))
+    if kind == "head":
+        net.requires_grad_(False).output.requires_grad_(True)
     if kind == "frozen":  # as under an adapter: most of the base is frozen, some of it is trained
         for name, parameter in net.named_parameters():
             parameter.requires_grad_("attn.q" in name or "attn_norm" in name)
@@ -77,40 +81,52 @@ def stage_of(kind: str):
     return pretrain.build(pretrain.Config())
 
 
+class Spoiled:
+    """A stage whose loss is not a number from some step on."""
+
+    spoiled = False
+
+    def __init__(self, stage) -> None:
+        self.stage = stage
+
+    def loss(self, net, batch):
+        return self.stage.loss(net, batch) * (float("nan") if self.spoiled else 1.0)
+
+
 def work(job: dict, tokens: Tokens, folder: Path) -> None:
-    kind = job.get("model", "decoder")
+    kind, precision = job.get("model", "decoder"), job.get("precision", "fp32")
     ranks = parallel.begin(job["kind"])
     stage = stage_of(kind)
     group = 4 if kind == "embed" else 1
     finish = stage.finish if kind == "embed" else None
     loader = Loader(tokens, WIDTH, ROWS, 1, False, ranks.rank, ranks.world, finish, group)
     held = Loader(tokens, WIDTH, ROWS, 1, False, finish=finish)
-    net = fresh(kind)
+    net, stage = fresh(kind), Spoiled(stage)
     config = loop.Config(
-        steps=job.get("steps", 20), batch_size=ROWS, micro_batch_size=job.get("micro"), lr=1e-3, precision="fp32",
+        steps=job.get("steps", 20), batch_size=ROWS, micro_batch_size=job.get("micro"), lr=1e-3, precision=precision,
         save_every=job.get("save_every", 1000), sharded=job.get("sharded", False),
         optim=optim.Config(kind=job.get("optimizer", "adamw"), warmup=0, schedule="constant", eps=1e-4),
     )  # fmt: skip
     rows, said = [], []
     place = folder / job["name"] / "checkpoints"
-    with ranks.watching():
-        steps = loop.train(stage, net, loader, config, place, said.append, ranks)
+    steps = loop.train(stage, net, loader, config, place, said.append, ranks)
+    with ranks.watching(), contextlib.closing(steps):
         for step in steps:
             if job.get("dies") == step.number and ranks.rank == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
             if job.get("nan") == step.number and ranks.rank == 1:
-                stage.loss = lambda net, batch: (
-                    pretrain.build(pretrain.Config()).loss(net, batch) * float("nan")
-                )
+                stage.spoiled = True
+            if job.get("fails") == step.number and ranks.rank == 0:
+                raise UserError("the first process cannot write", where="metrics.jsonl")
             if job.get("asks") == step.number and ranks.rank == 1:
                 os.kill(os.getpid(), signal.SIGTERM)
             row = [step.number, step.loss, step.grad_norm, step.targets, step.tokens]
             if step.number % 5 == 0:
-                row.append(held_out_loss(stage, net, held, 20, ROWS, "fp32", 3, ranks))
+                row.append(held_out_loss(stage, net, held, 20, ROWS, precision, 3, ranks))
             rows.append(row)
             if step.number == job.get("until"):
                 break
-        steps.close()
+    with ranks.watching():
         whole = ranks.whole(net)
     if ranks.first:
         assert whole is not None

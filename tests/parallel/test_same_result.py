@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 TOLERANCE = 1e-6
 ONE = [
     {"name": kind, "world": 1, "kind": "none", "model": kind}
-    for kind in ("decoder", "lstm", "encdec", "frozen", "embed")
+    for kind in ("decoder", "lstm", "encdec", "frozen", "embed", "head")
 ]
 CASES = [
     {"name": "ddp", "kind": "ddp", "like": "decoder"},
@@ -26,6 +26,7 @@ CASES = [
     {"name": "fsdp of an encoder-decoder", "kind": "fsdp", "model": "encdec", "like": "encdec"},
     {"name": "ddp of a frozen base", "kind": "ddp", "model": "frozen", "like": "frozen"},
     {"name": "fsdp of a frozen base", "kind": "fsdp", "model": "frozen", "like": "frozen"},
+    {"name": "fsdp of a head alone", "kind": "fsdp", "model": "head", "like": "head"},
     {"name": "ddp of groups", "kind": "ddp", "model": "embed", "like": "embed"},
     {"name": "fsdp of groups", "kind": "fsdp", "model": "embed", "like": "embed"},
 ]

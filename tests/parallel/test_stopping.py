@@ -12,6 +12,7 @@ def done(together):
     stops = [
         {"name": "asked", "asks": 5, "codes": [143, 143]},
         {"name": "nan", "nan": 5, "micro": 2, "save_every": 2, "codes": [2, 2]},
+        {"name": "fails", "fails": 5, "codes": [2, 2]},
         {"name": "dies", "dies": 5, "save_every": 2, "codes": [2, -9]},
     ]
     jobs = [
@@ -42,6 +43,14 @@ def test_a_loss_that_is_not_finite_in_one_stops_all(done, kind):
     text = texts.pop()
     assert text.startswith("True step 6 has a loss of nan") and "made.jsonl:" in text
     assert checkpoint.find(done / f"nan {kind}" / "checkpoints")[0].endswith("step-00000004")
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_an_error_of_one_outside_the_loop_stops_all_and_is_saved(done, kind):
+    """A failure would mean that a full disk, which only the first process meets, hangs the others."""
+    assert told(done, f"fails {kind}").startswith("False the first process cannot write")
+    assert told(done, f"fails {kind}", 1).startswith("False another process has left training after step 5")
+    assert checkpoint.find(done / f"fails {kind}" / "checkpoints")[0].endswith("step-00000005")
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])

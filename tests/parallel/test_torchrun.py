@@ -17,7 +17,7 @@ from lmcraft.core.errors import UserError
 from lmcraft.data import synthetic
 from lmcraft.train import checkpoint, parallel
 
-STEPS, PATIENCE_S = 200, 300
+STEPS, PATIENCE_S = 200, 900
 SETTINGS = [
     "model=nano", "model.width=32", "model.context=64", "tokenizer.vocab=300", "train.batch_size=8",
     "train.save_every=100000", "train.precision=fp32", "train.eval_every=7", f"train.steps={STEPS}",

@@ -48,6 +48,10 @@ from .scaling import Scaler
 
 SAMPLED = 64  # numbers of each frozen weight that are looked at
 
+LEFT = (
+    1 << 10
+)  # in the place of a signal's number: this process leaves the loop, or has an error outside of it
+
 
 class Config(Strict):
     """How long, how much at once, how fast, and how often to save."""
@@ -127,7 +131,7 @@ def train(
         Interrupted: after SIGINT or SIGTERM, everything saved.
     """
     assert config.steps and config.lr and config.precision != "auto"
-    ranks.ready(model)
+    ranks.ready(model, _products(config))
     name = f"rank-{ranks.rank}"
     with (
         outside(model, config.offload, checkpoints, ranks.kind == "fsdp", name) as averages,
@@ -143,8 +147,7 @@ def _steps(
     """The loop itself; `averages`: where the optimizer's lie, if not in memory."""
     assert config.steps and config.lr
     device = next(model.parameters()).device
-    products = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    optimizers = optim.build(config.optim, config.lr, model, products, averages)
+    optimizers = optim.build(config.optim, config.lr, model, _products(config), averages)
     scaler = Scaler(config.precision)
     done = _resume(model, optimizers, scaler, loader, checkpoints, report, ranks)
     if done < config.steps:
@@ -204,13 +207,24 @@ def _steps(
                     memory_bytes=peak_memory_bytes(), epoch=loader.epoch, loss_scale=scale, skipped=skipped,
                 )  # fmt: skip
             except GeneratorExit:
+                ranks.most(LEFT)
                 save(done)
                 raise
             stop = ranks.most(request.number or 0)
             if stop or done % config.save_every == 0 or done == config.steps:
                 save(done)
+            if stop == LEFT and done < config.steps:
+                raise UserError(
+                    f"another process has left training after step {done}; everything is saved",
+                    where=str(checkpoints.parent), fix="read what it says; the same command goes on",
+                )  # fmt: skip
             if stop and done < config.steps:
                 raise Interrupted(stop, done, str(checkpoints.parent))
+
+
+def _products(config: Config) -> torch.dtype:
+    """In which numbers matrices are multiplied outside of autocast."""
+    return torch.bfloat16 if config.precision == "bf16" else torch.float32
 
 
 def _checkpoint_bytes(model: nn.Module) -> int:

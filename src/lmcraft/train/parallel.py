@@ -153,8 +153,11 @@ class Ranks:
             raise
         store.set("first", "done")
 
-    def ready(self, model: nn.Module) -> None:
+    def ready(self, model: nn.Module, products: torch.dtype = torch.float32) -> None:
         """Sees that all processes start from the same weights, and under fsdp leaves each its share of them.
+
+        Args:
+            products: in which numbers matrices are multiplied.
 
         Raises:
             UserError: the weights differ, as from bases of one name on two machines.
@@ -171,7 +174,7 @@ class Ranks:
                 fix="copy the base from one machine to the others",
             )  # fmt: skip
         if self.kind == "fsdp":
-            self._empty = shards.split(model)
+            self._empty = shards.split(model, products)
 
     def reduce(self, model: nn.Module) -> None:
         """Sums the gradients over all processes, where that has not happened in the backward."""

@@ -2,10 +2,12 @@
 
 1. Each Transformer block is one unit, the rest (embedding, last norm, head) is the outermost one. The latter stays put
    together between `model(…)` and the backward, so `model.head(…)` finds its matrix.
-2. Frozen parameters are cut like the others. Those that are no plain floating tensors (a quantized base) and scalars
-   stay whole in every process.
-3. The library of shares (DTensor, FSDP2) is imported only where a model is cut: it takes a second and some memory.
-4. Process r of n holds rows r·⌈rows/n⌉ to (r+1)·⌈rows/n⌉, which may be none.
+2. Frozen parameters are cut like the others. Vectors (norms, biases) and what is no plain floating tensor (a quantized
+   base) stay whole in every process.
+3. In bfloat16 the matrices of a block are sent so, and its products need no copy of them. Under autocast alone every
+   product would keep a copy until the backward, and so in the end the whole model.
+4. The library of shares (DTensor, FSDP2) is imported only where a model is cut: it takes a second and some memory.
+5. Process r of n holds rows r·⌈rows/n⌉ to (r+1)·⌈rows/n⌉, which may be none.
 
 Proved by tests/parallel/test_same_result.py and tests/parallel/test_sharded_checkpoints.py.
 """
@@ -20,9 +22,13 @@ from torch import Tensor, nn
 BLOCKS = "blocks"  # the name under which models keep their Transformer blocks
 
 
-def split(model: nn.Module) -> nn.Module:
-    """Cuts a model, in place; returns the same model without weights, to be filled by `joined`."""
-    from torch.distributed.fsdp import fully_shard
+def split(model: nn.Module, products: torch.dtype) -> nn.Module:
+    """Cuts a model, in place; returns the same model without weights, to be filled by `joined`.
+
+    Args:
+        products: in which numbers matrices are multiplied.
+    """
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     absent = {
         id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad)
@@ -36,13 +42,23 @@ def split(model: nn.Module) -> nn.Module:
         if name.rpartition(".")[2] == BLOCKS and isinstance(module, nn.ModuleList)
         for block in module
     ]
+    model.register_forward_hook(_with_gradient)
     for block in blocks:
-        fully_shard(block, ignored_params=uncut)
+        half = MixedPrecisionPolicy(products, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        narrow = products != torch.float32
+        fully_shard(block, ignored_params=uncut, mp_policy=half if narrow else MixedPrecisionPolicy())
     fully_shard(model, ignored_params=uncut, reshard_after_forward=False)
     for unit in _units(model):
         unit.set_gradient_divide_factor(1.0)
         unit.set_force_sum_reduction_for_comms(True)
     return empty
+
+
+def _with_gradient(model: nn.Module, args: tuple, hidden: Tensor) -> Tensor:
+    """Lets the outermost unit see a backward also where only the head is trained, or it would not sum gradients."""
+    if hidden._is_view():  # the library warns of views, for what is done to them in place has no gradient
+        hidden = hidden.clone()
+    return hidden.requires_grad_() if torch.is_grad_enabled() and not hidden.requires_grad else hidden
 
 
 def _units(model: nn.Module) -> list:
@@ -51,7 +67,7 @@ def _units(model: nn.Module) -> list:
 
 
 def _can_be_cut(parameter: nn.Parameter) -> bool:
-    return parameter.ndim > 0 and parameter.is_floating_point() and type(parameter) is nn.Parameter
+    return parameter.ndim > 1 and parameter.is_floating_point() and type(parameter) is nn.Parameter
 
 
 def joined(model: nn.Module, empty: nn.Module, keep: bool) -> nn.Module | None:

@@ -81,6 +81,13 @@ def test_ranks_share_the_rows_of_one_process(tokens, world):
         assert [parts[i % world][i // world] for i in range(12)] == whole
 
 
+def test_groups_stay_in_one_rank(tokens):
+    """A failure would mean that pairs compete with others when there are more processes."""
+    whole = firsts(Loader(tokens, 8, 12, seed=5).next())
+    ranks = [Loader(tokens, 8, 12, seed=5, rank=r, world=2, group=3) for r in range(2)]
+    assert [firsts(rank.next()) for rank in ranks] == [whole[0:3] + whole[6:9], whole[3:6] + whole[9:12]]
+
+
 def test_resumes_to_the_row(tokens):
     """A failure would mean that a resumed run skips or repeats rows (nanochat: "approximate resume")."""
     loader = Loader(tokens, 8, 3, seed=2, pack=False)
