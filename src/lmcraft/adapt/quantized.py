@@ -7,7 +7,7 @@
 1. y = x Wᵀ is made of dense weights that exist for the time of the product only; the backward pass makes them again
    instead of keeping them. So the weights of a whole model are never dense at once.
 2. Two codes share a byte, the first in its upper half; a byte is looked up as a pair of numbers, moved as one 64-bit
-   word. On a CPU that is a hundredth of the time of the product that follows (docs/decisions/0008-quantized-bases.md).
+   word. On a CPU that is little beside the product that follows (docs/decisions/0008-quantized-bases.md).
 3. Codes and scales are buffers: nothing of them is trained, none has a gradient or optimizer state.
 4. Equal weights give equal codes, so a quantized base need not be saved beside its adapter.
 
