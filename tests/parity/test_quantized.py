@@ -36,9 +36,9 @@ def test_nf4_is_that_of_bitsandbytes(shape, block, twice):
         assert apart.max() <= 1 and (apart == 0).float().mean() >= 0.98
         expected = expected.flatten()
         same = (apart == 0).repeat_interleave(block)[: len(expected)]
-        torch.testing.assert_close(packed.dense().flatten()[same], expected[same], rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(packed.matrix().flatten()[same], expected[same], rtol=1e-6, atol=1e-8)
     else:
-        torch.testing.assert_close(packed.dense(), expected, rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(packed.matrix(), expected, rtol=1e-6, atol=1e-8)
 
 
 def test_tables_are_those_of_bitsandbytes():

@@ -29,6 +29,8 @@ from .adapter import Part, put_beside
 BEHIND = {"houlsby": ("attn", "cross", "mlp"), "pfeiffer": ("mlp",)}
 ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
 
+LR = 1e-3
+
 
 class Config(Strict):
     """Adapter modules between the layers."""

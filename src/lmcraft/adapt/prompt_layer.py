@@ -26,6 +26,8 @@ from ..core.config import Strict
 from ..core.errors import UserError
 from .adapter import Part, put_beside
 
+LR = 1e-3
+
 
 class Config(Strict):
     """A trained layer beside the embedding."""
@@ -54,6 +56,11 @@ class PromptLayer(Part):
     def forward(self, x: Tensor, output: Tensor, module: nn.Module) -> Tensor:
         return output + self.strength * self._vectors(x)
 
+    def merged(self, weight: Tensor, module: nn.Module) -> Tensor:
+        """The embedding's matrix [D, V] with the layer added; a head that was tied to it is so no longer."""
+        every_V = torch.arange(module.num_embeddings, device=weight.device)
+        return weight + self.strength * self._vectors(every_V).t()
+
     def _vectors(self, ids: Tensor) -> Tensor:
         """[...] → [..., D]."""
         found = self.table(ids)
@@ -80,10 +87,3 @@ def apply(model: nn.Module, config: Config, name: str, tokenizer: Any = None) ->
 def _embeddings(model: nn.Module) -> list[nn.Module]:
     source = getattr(model, "source_embedding", None)
     return [model.embedding] if source is None else [model.embedding, source]
-
-
-def merge(part: PromptLayer, module: nn.Module) -> None:
-    """Adds the layer to the embedding's table; a head that is tied to it changes too, so untie it before."""
-    every_V = torch.arange(module.num_embeddings, device=module.weight.device)
-    with torch.no_grad():
-        module.weight += part.strength * part._vectors(every_V)

@@ -122,7 +122,7 @@ def densified(model: nn.Module) -> nn.Module:
     """
     made: dict[int, nn.Parameter] = {}
     for path, module in [(p, m) for p, m in model.named_modules() if isinstance(m, Quantized)]:
-        weight = made.setdefault(id(module.packed), nn.Parameter(module.dense(), requires_grad=False))
+        weight = made.setdefault(id(module.packed), nn.Parameter(module.packed.matrix(), requires_grad=False))
         if isinstance(module, QuantizedEmbedding):
             dense: nn.Module = nn.Embedding(*weight.shape, _weight=weight)
         else:

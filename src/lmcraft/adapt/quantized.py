@@ -7,7 +7,7 @@
 1. y = x Wᵀ is made of dense weights that exist for the time of the product only; the backward pass makes them again
    instead of keeping them. So the weights of a whole model are never dense at once.
 2. Two codes share a byte, the first in its upper half; a byte is looked up as a pair of numbers, moved as one 64-bit
-   word. On a CPU that is a hundredth of the time of the product that follows (docs/decisions/0008-quantized-bases.md).
+   word. On a CPU that is little beside the product that follows (docs/decisions/0008-quantized-bases.md).
 3. Codes and scales are buffers: nothing of them is trained, none has a gradient or optimizer state.
 4. Equal weights give equal codes, so a quantized base need not be saved beside its adapter.
 
@@ -58,7 +58,7 @@ class Packed(nn.Module):
             codes, scales = _nf4(weight, block)
             self.register_buffer("codes", codes)
             self._keep_scales(scales, twice)
-        self.error = _relative_rms(self.dense() - weight, weight)
+        self.error = _relative_rms(self.matrix() - weight, weight)
 
     def _keep_scales(self, scales_N: Tensor, twice: bool) -> None:
         if not twice:
@@ -78,7 +78,7 @@ class Packed(nn.Module):
         """Size in memory."""
         return sum(buffer.numel() * buffer.element_size() for buffer in self.buffers())
 
-    def dense(self) -> Tensor:
+    def matrix(self) -> Tensor:
         """The matrix in float32, [rows, columns]."""
         if self.bits == 16:
             return self.codes.float()
@@ -90,7 +90,7 @@ class Packed(nn.Module):
     def rows(self, ids: Tensor) -> Tensor:
         """Some rows in float32, [...] → [..., columns]; the others stay packed where no block spans two rows."""
         if self.bits == 4 and self.shape[1] % self.block:
-            return F.embedding(ids, self.dense())
+            return F.embedding(ids, self.matrix())
         if self.bits == 16:
             return F.embedding(ids, self.codes).float()
         if self.bits == 8:
@@ -164,13 +164,9 @@ def _relative_rms(difference: Tensor, weight: Tensor) -> float:
 
 
 class Quantized(nn.Module):
-    """What a layer with quantized weights has: `packed`, and `dense()` for whoever needs its numbers."""
+    """What layers with quantized weights have in common: `packed`, which two layers that are tied share."""
 
     packed: Packed
-
-    def dense(self) -> Tensor:
-        """The weights that the layer computes with, float32."""
-        return self.packed.dense()
 
 
 class QuantizedLinear(Quantized):
@@ -181,23 +177,29 @@ class QuantizedLinear(Quantized):
         self.packed, self.bias = packed, bias
         self.out_features, self.in_features = packed.shape
 
+    def dense(self) -> Tensor:
+        """The weights [out, in] that the layer computes with, float32."""
+        return self.packed.matrix()
+
     def forward(self, x: Tensor) -> Tensor:
         y = _Product.apply(x, self.packed)
         return y if self.bias is None else y + self.bias
 
 
-class QuantizedEmbedding(Quantized):
-    """A packed table of vectors; `weight` is all of it, made anew."""
+class QuantizedEmbedding(Quantized, nn.Embedding):
+    """A packed table of vectors; `weight` is all of it, made anew at every use."""
 
     def __init__(self, packed: Packed) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.packed = packed
         self.num_embeddings, self.embedding_dim = packed.shape
+        self.padding_idx = self.max_norm = None
+        self.norm_type, self.scale_grad_by_freq, self.sparse = 2.0, False, False
 
     @property
-    def weight(self) -> Tensor:
+    def weight(self) -> Tensor:  # type: ignore[override]
         """The table in float32."""
-        return self.packed.dense()
+        return self.packed.matrix()
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.packed.rows(ids)
@@ -209,9 +211,9 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, packed: Packed) -> Tensor:
         ctx.packed, ctx.dtype = packed, x.dtype
-        return F.linear(x, packed.dense().to(x.dtype))
+        return F.linear(x, packed.matrix().to(x.dtype))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        weight = ctx.packed.dense().to(gradient.dtype)
+        weight = ctx.packed.matrix().to(gradient.dtype)
         return (gradient @ weight).to(ctx.dtype), None

@@ -32,6 +32,7 @@ from ..text.tokenizer import Tokenizer
 from .adapter import Part, put_beside
 
 LENGTH = 20
+LR = 1e-2  # few numbers far from the loss need large steps; the paper takes 0.3 for T5's large embeddings
 
 
 class Config(Strict):
@@ -138,9 +139,10 @@ class Reading(nn.Module):
         for part in self.beside.values():
             if isinstance(part, SoftPrompt):
                 if part.strength:
-                    found.append(torch.arange(first, first + len(part)))
+                    place = part.prompt.weight.device
+                    found.append(torch.arange(first, first + len(part), device=place))
                 first += len(part)
-        return torch.cat(found).to(self.weight.device) if found else torch.zeros(0, dtype=torch.long)
+        return torch.cat(found) if found else torch.zeros(0, dtype=torch.long)
 
     def __call__(self, ids: Tensor) -> Tensor:
         """Vectors [..., D]; neither the table nor what else stands beside it is asked about a prompt's ids."""

@@ -26,7 +26,7 @@ def test_the_error_is_that_of_the_format(bits):
     """A larger error would mean that codes or scales are wrong in a way that only costs quality."""
     packed = Packed(normal(256, 576), bits)
     assert packed.error == pytest.approx(EXPECTED[bits], rel=0.1)
-    difference = packed.dense() - normal(256, 576)
+    difference = packed.matrix() - normal(256, 576)
     assert packed.error == pytest.approx(float(difference.norm() / normal(256, 576).norm()))
 
 
@@ -52,8 +52,8 @@ def test_rows_are_those_of_the_matrix(bits, shape):
     """A difference would mean that an embedding gives other vectors than the matrix has, or that sizes must be even."""
     packed = Packed(normal(*shape), bits)
     ids = torch.tensor([[0, shape[0] - 1], [0, 0]])
-    assert packed.dense().shape == shape
-    assert packed.rows(ids).equal(packed.dense()[ids])
+    assert packed.matrix().shape == shape
+    assert packed.rows(ids).equal(packed.matrix()[ids])
     assert packed.error < 0.2
 
 
@@ -62,9 +62,9 @@ def test_zeros_stay_zeros(bits):
     """A failure would mean a NaN in every layer that has an empty row."""
     weight = normal(8, 64)
     weight[3] = 0
-    dense = Packed(weight, bits, twice=False).dense()
+    dense = Packed(weight, bits, twice=False).matrix()
     assert (dense[3] == 0).all() and dense.isfinite().all()
-    assert Packed(torch.zeros(8, 64), bits).dense().isfinite().all()
+    assert Packed(torch.zeros(8, 64), bits).matrix().isfinite().all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -85,7 +85,7 @@ def test_every_linear_layer_of_the_blocks(tiny, kind, bits):
 
 @pytest.mark.parametrize("bits", BITS)
 def test_equals_the_dense_model_of_the_same_numbers(tiny, bits):
-    """A difference would mean that forward or backward computes with other weights than `dense()` tells."""
+    """A difference would mean that forward or backward computes with other weights than the dense numbers tell."""
     found = []
     for change in (lambda model: model, quantize.densified):
         model = change(quantize.apply(tiny.build(bias="all"), quantize.Config(bits=bits), "q"))
