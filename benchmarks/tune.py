@@ -1,8 +1,8 @@
 """LoRA and QLoRA of SmolLM2-135M on instructions: lmcraft against TRL's SFTTrainer with PEFT.
 
 The same base, rows, rank, modules, micro-batch and longest text; the loss on answers only. Every variant is a process
-of its own, they take turns, and measured are real (not padding) tokens per second, the first step left out, and the peak
-memory of the process. lmcraft packs rows, which is its default; TRL does not, which is its.
+of its own, they take turns, and measured are real (not padding) tokens per second, the first step left out, and the
+peak memory of the process. lmcraft packs rows, which is its default; TRL does not, which is its.
 
     lmcraft pull smollm2 && python benchmarks/tune.py instructions.jsonl [--rounds 2] [--steps 6]
 
@@ -156,13 +156,15 @@ def main() -> None:
     for variant in VARIANTS:
         peer = variant.replace("lmcraft", "TRL")
         rates = [run["rate"] for run in found[variant]]
+        spread = (max(rates) - min(rates)) / rate[variant]
+        tokens = statistics.fmean(run["tokens"] for run in found[variant])
         rows.append([
-            variant, f"{rate[variant]:.0f}", f"{rate[variant] / rate[peer]:.2f}", f"{(max(rates) - min(rates)) / rate[variant]:.2f}",
-            f"{peak[variant] / 1e9:.2f}", f"{peak[variant] / peak[peer]:.2f}", f"{statistics.fmean(r['tokens'] for r in found[variant]):.0f}",
+            variant, f"{rate[variant]:.0f}", f"{rate[variant] / rate[peer]:.2f}", f"{spread:.2f}",
+            f"{peak[variant] / 1e9:.2f}", f"{peak[variant] / peak[peer]:.2f}", f"{tokens:.0f}",
         ])  # fmt: skip
     append(
-        "Tuning SmolLM2-135M by LoRA", ["variant", "real tokens/s", "× TRL", "spread", "peak GB", "of TRL's", "tokens a step"],
-        rows,
+        "Tuning SmolLM2-135M by LoRA",
+        ["variant", "real tokens/s", "× TRL", "spread", "peak GB", "of TRL's", "tokens a step"], rows,
         f"Rank {RANK} on q, k, v, o; {ROWS} rows a step of at most {LONGEST} tokens; {asked.steps - 1} steps counted, "
         f"{asked.rounds} rounds. TRL computes in bf16, its default; lmcraft in what `auto` chose.",
     )  # fmt: skip
