@@ -210,6 +210,9 @@ def _train(run: Run, work: Work, ranks: Ranks) -> Iterator[Step]:
                     "tokens_per_second": round(step.tokens_per_s, 1), "memory_bytes": step.memory_bytes,
                     "epoch": round(step.epoch, 4),
                 }  # fmt: skip
+                if config.precision == "fp16":
+                    row |= {"loss_scale": step.loss_scale, "skipped": int(step.skipped)}
+                    row["grad_norm"] = None if step.skipped else step.grad_norm
                 held_loss = _held_out_loss(work, step, ranks)
                 if held_loss is not None:
                     row["eval_loss"] = held_loss

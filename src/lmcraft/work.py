@@ -33,7 +33,7 @@ from .text.chat import ChatTemplate
 from .text.tokenizer import SPECIALS, Tokenizer
 from .train import randomness
 from .train.parallel import ALONE, Ranks
-from .train.precision import choose
+from .train.precision import choose, warning
 
 LABELS = ("label", "tags")  # parts of records that no model reads
 
@@ -193,6 +193,8 @@ def _shard(
 def _precision(asked: Recipe, stored: dict[str, Any] | None, where: torch.device) -> str:
     if asked.train.precision == "auto" and stored is not None:
         return stored["train"]["precision"]
+    if said := warning(asked.train.precision, where):
+        say(f"warning: {said}")
     return choose(asked.train.precision, where)
 
 

@@ -21,17 +21,20 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ..core.errors import UserError
 from ..core.run import writing
-from . import shards
+from ..models import safetensors_file
+from ..models.safetensors_file import ToWrite
+from . import mapped, shards
 from .parallel import ALONE, Ranks
 
 PREFIX = "step-"
@@ -114,8 +117,15 @@ def _write_parts(folder: Path, checkpoint: Checkpoint, ranks: Ranks, sharded: bo
 def _save_part(file: Path, tensors: dict[str, Tensor]) -> str:
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     with writing(file.parent.parent, bytes_needed=size + (1 << 20)):
-        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file)
+        entries = [ToWrite(n, t.dtype, tuple(t.shape), partial(_pieces, t)) for n, t in tensors.items()]
+        safetensors_file.write(file, entries, {})
         return _sync_and_hash(file)
+
+
+def _pieces(tensor: Tensor) -> Iterator[Tensor]:
+    """Some numbers after others, so that no second copy of them is made; a mapped tensor is let go of at the end."""
+    yield from tensor.contiguous().view(-1).split(safetensors_file.PIECE_BYTES)
+    mapped.forget(tensor)
 
 
 def _rows(tensor: Tensor, world: int) -> list[list[int]] | None:

@@ -5,7 +5,7 @@
 
 1. The number of trained targets of the whole step is known before the first backward, and only this file divides. So
    16 rows at once and 16 times one row give the same update.
-2. A loss or gradient that is not finite stops training before it touches a weight, and names step and rows; weights
+2. A loss or gradient that is not finite (but see scaling.py for fp16) stops training before it touches a weight, and names step and rows; weights
    that are not finite are never saved.
 3. With several processes each has a share of the step's rows; `parallel` sums counts and gradients over them.
 4. A checkpoint holds weights, optimizer state, random states and the data position; the schedule is a function of the
@@ -19,6 +19,7 @@ tests/faults/test_nonfinite.py, tests/faults/test_signals.py and tests/parallel/
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -38,9 +39,14 @@ from ..data.batch import Batch
 from ..data.loader import Loader
 from . import checkpoint, optim, randomness, shards
 from .interrupt import Interrupted, listening
+from .offload import Offload, outside
 from .optim import Config as OptimConfig
 from .parallel import ALONE, Parallel, Ranks
 from .precision import Precision, computing
+from .recompute import recomputing
+from .scaling import Scaler
+
+SAMPLED = 64  # numbers of each frozen weight that are looked at
 
 LEFT = (
     1 << 10
@@ -60,6 +66,13 @@ class Config(Strict):
         "auto", description="with torchrun: ddp (what auto means) or fsdp, which shards the model"
     )
     sharded: bool = Field(False, description="each process saves its own part of a checkpoint")
+    checkpointing: bool = Field(
+        False,
+        description="make activations again in the backward instead of keeping them: less memory, more time",
+    )
+    offload: Offload = Field(
+        "none", description="what lies on disk: optimizer (averages), parameters (frozen weights), both"
+    )
     save_every: int = Field(200, gt=0, description="steps between checkpoints")
     keep: int = Field(2, gt=0, description="checkpoints to keep")
     eval_every: int = Field(100, gt=0, description="steps between held-out losses")
@@ -69,7 +82,10 @@ class Config(Strict):
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimizer step did; `loss` is the mean over its targets, in nats."""
+    """What one optimizer step did; `loss` is the mean over its targets, in nats.
+
+    A step is `skipped` when its gradients overflow float16 at this `loss_scale`; then no weight has moved.
+    """
 
     number: int
     steps: int
@@ -81,6 +97,8 @@ class Step:
     seconds: float
     memory_bytes: int
     epoch: float
+    loss_scale: float = 1.0
+    skipped: bool = False
 
     @property
     def tokens_per_s(self) -> float:
@@ -115,9 +133,24 @@ def train(
     assert config.steps and config.lr and config.precision != "auto"
     products = torch.bfloat16 if config.precision == "bf16" else torch.float32
     ranks.ready(model, products)
+    name = f"rank-{ranks.rank}"
+    with (
+        outside(model, config.offload, checkpoints, ranks.kind == "fsdp", name) as averages,
+        recomputing(model, config.checkpointing),
+    ):
+        yield from _steps(stage, model, loader, config, checkpoints, report, ranks, averages, products)
+
+
+def _steps(
+    stage: Trains, model: nn.Module, loader: Loader, config: Config, checkpoints: Path,
+    report: Callable[[str], None], ranks: Ranks, averages: Path | None, products: torch.dtype,
+) -> Iterator[Step]:  # fmt: skip
+    """The loop itself; `averages`: where the optimizer's lie, if not in memory."""
+    assert config.steps and config.lr
     device = next(model.parameters()).device
-    optimizers = optim.build(config.optim, config.lr, model, products)
-    done = _resume(model, optimizers, loader, checkpoints, report, ranks)
+    optimizers = optim.build(config.optim, config.lr, model, products, averages)
+    scaler = Scaler(config.precision)
+    done = _resume(model, optimizers, scaler, loader, checkpoints, report, ranks)
     if done < config.steps:
         ranks.from_first(lambda: free_space(checkpoints, _checkpoint_bytes(model)))
 
@@ -128,7 +161,7 @@ def train(
         )
         drawn, others = randomness.everywhere(ranks)
         tensors = {"model": _weights(model), "optimizer": optimizers.state(), "random": drawn}
-        state = {"read": loader.read, "random": others}
+        state = {"read": loader.read, "random": others, "scaling": scaler.state(), "frozen": _frozen(model)}
         checkpoint.save(
             checkpoints, checkpoint.Checkpoint(step, tensors, state), config.keep, ranks, config.sharded
         )
@@ -148,25 +181,31 @@ def train(
                 value = float(loss.detach())
                 finite = math.isfinite(value)
                 ranks.agree(None if finite else _problem(f"has a loss of {value}", done + 1, micro.rows))
-                (loss / count).backward()
+                (scaler.scaled(loss) / count).backward()
                 total += value
             ranks.reduce(model)
-            norm = ranks.norm(model)
-            if not math.isfinite(norm):
+            norm = ranks.norm(model) / scaler.scale
+            skipped = scaler.skips(norm)
+            if not (skipped or math.isfinite(norm)):
                 place = _not_finite(model, of="grad") or "its norm"
                 ranks.agree(_problem(f"has a gradient that is not finite in {place}", done + 1, batch.rows))
-            if config.optim.clip:
-                _scale_gradients(model, min(1.0, config.optim.clip / (norm + 1e-6)))
             share = optim.factor(config.optim, done, config.steps)
-            optimizers.step(share)
+            if not skipped:
+                _scale_gradients(model, scaler.factor(norm, config.optim.clip))
+                optimizers.step(share)
             optimizers.zero_grad()
-            done += 1
+            done, scale = done + 1, scaler.scale
+            scaler.update(skipped)
+            if skipped:
+                report(
+                    f"step {done} overflows float16 and is skipped; the loss scale is {scaler.scale:g} now"
+                )
             (total,) = ranks.sum(total)
             try:
                 yield Step(
                     number=done, steps=config.steps, loss=total / count, lr=config.lr * share, grad_norm=norm,
                     targets=count, tokens=read, seconds=time.perf_counter() - started,
-                    memory_bytes=peak_memory_bytes(), epoch=loader.epoch,
+                    memory_bytes=peak_memory_bytes(), epoch=loader.epoch, loss_scale=scale, skipped=skipped,
                 )  # fmt: skip
             except GeneratorExit:
                 ranks.most(LEFT)
@@ -186,12 +225,13 @@ def train(
 
 def _checkpoint_bytes(model: nn.Module) -> int:
     """Room that the next checkpoint needs, beside those that are there: weights and at most two averages of each."""
-    return sum(p.numel() * p.element_size() * (3 if p.requires_grad else 1) for p in model.parameters())
+    return sum(3 * p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
 
 
 def _resume(
     model: nn.Module,
     optimizers: optim.Optimizers,
+    scaler: Scaler,
     loader: Loader,
     folder: Path,
     report: Callable[[str], None],
@@ -205,8 +245,16 @@ def _resume(
             randomness.seed(loader.seed + ranks.rank)
         return 0
     found = checkpoint.read(Path(path))
-    model.load_state_dict(_with_tied(model, found.tensors["model"]))
+    frozen, begun = _frozen(model), found.state.get("frozen")
+    if frozen and begun and frozen != begun:
+        raise UserError(
+            "the frozen weights are others than when this run began", where=str(path),
+            why="a checkpoint holds what is trained; the rest comes from the base, which has changed",
+            fix="put the old base back, or start anew with another --out",
+        )  # fmt: skip
+    model.load_state_dict(_with_tied(model, found.tensors["model"]), strict=False)
     optimizers.restore(found.tensors.get("optimizer", {}))
+    scaler.restore(found.state.get("scaling", scaler.state()))
     loader.read = found.state["read"]
     if not randomness.restore(found.tensors["random"], found.state["random"], ranks.rank):
         randomness.seed(loader.seed + found.step * ranks.world + ranks.rank)
@@ -221,10 +269,25 @@ def _storages(model: nn.Module) -> dict[str, int]:
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
-    """Every weight once: tied names share storage, which safetensors refuses."""
+    """Every weight that is not frozen, once: tied names share storage, which safetensors refuses."""
     storages = _storages(model)
     owner = {storage: name for name, storage in reversed(storages.items())}
-    return {name: tensor for name, tensor in model.state_dict().items() if owner[storages[name]] == name}
+    frozen = {name for name, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    weights = ((name, tensor) for name, tensor in model.state_dict().items() if name not in frozen)
+    return {name: tensor for name, tensor in weights if owner[storages[name]] == name}
+
+
+def _frozen(model: nn.Module) -> str:
+    """A digest of some numbers of every frozen weight, to tell that the base is another one; empty for shares."""
+    if any(shards.is_share(parameter) for parameter in model.parameters()):
+        return ""
+    total = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad and type(parameter) is nn.Parameter:
+            total.update(
+                name.encode() + parameter.detach().flatten()[:SAMPLED].float().cpu().numpy().tobytes()
+            )
+    return total.hexdigest()
 
 
 def _with_tied(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -234,6 +297,7 @@ def _with_tied(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Ten
     return {
         name: shards.cut_like(weights[owner[storages[name]]], tensor)
         for name, tensor in model.state_dict().items()
+        if storages[name] in owner
     }
 
 
@@ -247,8 +311,9 @@ def _scale_gradients(model: nn.Module, scale: float) -> None:
 
 
 def _not_finite(model: nn.Module, of: str) -> str:
-    """Names of the parameters whose `data` or `grad` holds a NaN or an infinity; empty if none."""
-    found = ((name, getattr(parameter, of)) for name, parameter in model.named_parameters())
+    """Names of the trained parameters whose `data` or `grad` holds a NaN or an infinity; empty if none."""
+    trained = ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+    found = ((name, getattr(parameter, of)) for name, parameter in trained)
     own = ((name, shards.own(tensor)) for name, tensor in found if tensor is not None)
     names = [name for name, tensor in own if not bool(tensor.isfinite().all())]
     return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")

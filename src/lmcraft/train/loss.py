@@ -41,7 +41,9 @@ def summed_cross_entropy(
     hidden_ND, targets_N = _trained(hidden_BTD, targets_BT)
     vocabulary, leaves = _probe(model, hidden_ND)
     needed = [hidden_ND] if hidden_ND.requires_grad else []
-    total, gradients = _loss_and_gradients(model, hidden_ND, targets_N, smoothing, rows_of(vocabulary), leaves)
+    total, gradients = _loss_and_gradients(
+        model, hidden_ND, targets_N, smoothing, rows_of(vocabulary), leaves
+    )
     return _Made.apply(total, gradients, *needed, *leaves)
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -23,13 +24,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..core.config import Strict
-from . import shards
+from ..core.errors import UserError
+from . import eightbit, offload, shards
 
 
 class Config(Strict):
     """Optimizer and schedule."""
 
-    kind: Literal["adamw", "muon"] = "muon"
+    kind: Literal["adamw", "adamw8bit", "muon"] = Field(
+        "muon", description="adamw8bit: averages of a byte each (pip install 'lmcraft[fit]')"
+    )
     matrix_lr_scale: float = Field(8.0, gt=0, description="Muon's learning rate as a multiple of lr")
     betas: tuple[float, float] = Field((0.9, 0.95), description="of AdamW")
     eps: float = Field(1e-8, gt=0, description="of AdamW")
@@ -57,12 +61,28 @@ def factor(config: Config, step: int, steps: int) -> float:
     return config.final + (1 - config.final) * shape
 
 
-def build(config: Config, lr: float, model: nn.Module, products: torch.dtype = torch.float32) -> Optimizers:
+def build(
+    config: Config,
+    lr: float,
+    model: nn.Module,
+    products: torch.dtype = torch.float32,
+    folder: Path | None = None,
+) -> Optimizers:
     """The optimizers of every parameter that is trained, with peak learning rate `lr`.
 
     Args:
         products: in which numbers Muon multiplies matrices.
+        folder: where AdamW's averages lie; default: in memory.
+
+    Raises:
+        UserError: a folder for another optimizer than AdamW, or a library that is missing.
     """
+    if folder is not None and config.kind != "adamw":
+        raise UserError(
+            f"the averages of {config.kind} cannot lie on disk", where="train.offload",
+            why="only AdamW's update can be made one parameter at a time",
+            fix="add train.optim.kind=adamw, or leave train.offload out",
+        )  # fmt: skip
     lookups = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     if isinstance(head := getattr(model, "output", None), nn.Linear):
         lookups.add(id(head.weight))
@@ -78,8 +98,15 @@ def build(config: Config, lr: float, model: nn.Module, products: torch.dtype = t
     else:
         groups.append({"params": matrices, "weight_decay": config.weight_decay})
     groups = [group for group in groups if group["params"]]
-    if groups:
-        parts.append(torch.optim.AdamW(groups, lr=lr, betas=config.betas, eps=config.eps, fused=True))
+    settings: dict[str, Any] = {"lr": lr, "betas": config.betas, "eps": config.eps}
+    if not groups:
+        return Optimizers(parts)
+    if config.kind == "adamw8bit":
+        parts.append(eightbit.build(groups, **settings))
+    elif folder is not None:
+        parts.append(offload.AdamW(groups, **settings, folder=folder))
+    else:
+        parts.append(torch.optim.AdamW(groups, **settings, fused=True))
     return Optimizers(parts)
 
 
