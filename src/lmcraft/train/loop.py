@@ -5,8 +5,8 @@
 
 1. The number of trained targets of the whole step is known before the first backward, and only this file divides. So
    16 rows at once and 16 times one row give the same update.
-2. A loss or gradient that is not finite (but see scaling.py for fp16) stops training before it touches a weight, and names step and rows; weights
-   that are not finite are never saved.
+2. A loss or gradient that is not finite stops training before it touches a weight, and names step and rows; weights
+   that are not finite are never saved. Under fp16 an overflow first lowers the scale (scaling.py).
 3. With several processes each has a share of the step's rows; `parallel` sums counts and gradients over them.
 4. A checkpoint holds weights, optimizer state, random states and the data position; the schedule is a function of the
    step. Training that was killed and started again ends with the same bits as training that was not.

@@ -6,8 +6,8 @@
 2. The head runs on trained positions only: when a model is tuned on answers, most logits are never needed.
 3. Head and loss run some rows at a time (Cut Cross-Entropy, Wijmans et al., arXiv 2411.09009, has the idea), and all
    gradients – of the hidden vectors, and of whatever the head trains: its matrix, which may be the embedding's, LoRA
-   beside it, a pooler – are made in the same pass, from softmax − one-hot. So nothing is computed twice, and one chunk of
-   logits and its gradient are the largest that is held.
+   beside it, a pooler – are made in the same pass, from softmax − one-hot. So nothing is computed twice, and one chunk
+   of logits and its gradient are the largest that is held.
 4. Rows of a chunk are a power of two, and all rows a multiple of ROWS (or of a chunk), because logits of a new size at
    every step would scatter over the heap and memory would grow.
 5. Logits are compared in float32 whatever the precision around them; log-softmax and its gradient are made by hand,
@@ -103,6 +103,7 @@ def _loss_and_gradients(
         if gradient_ND is not None:
             gradient_ND[part] = made.pop(0)
         sums = [a.add_(b) for a, b in zip(sums, made, strict=True)] if sums else made
+    sums = sums or [torch.zeros_like(leaf) for leaf in leaves]  # where there is no row at all
     return total, ([] if gradient_ND is None else [gradient_ND]) + sums
 
 

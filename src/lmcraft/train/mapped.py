@@ -2,7 +2,8 @@
 
 1. The mapping is shared: what is written reaches the file, and `forget` takes its pages out of this process without
    losing a number. Touching the tensor brings them back.
-2. Pages that were forgotten may stay in the system's cache as long as nobody needs the memory.
+2. Many tensors share a file and a mapping: a process may have a thousand files open, a model has more tensors.
+3. Pages that were forgotten may stay in the system's cache as long as nobody needs the memory.
 
 Proved by tests/unit/train/test_offload.py.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import mmap
 import os
 import weakref
-from math import prod
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -24,28 +25,35 @@ _mappings: weakref.WeakValueDictionary[int, _Mapping] = weakref.WeakValueDiction
 
 
 class _Mapping(mmap.mmap):
-    """A mapping that can be found by the address of its tensor."""
+    """A mapping that can be found by the addresses of its tensors, and knows its own."""
+
+    address = 0
 
 
-def create(file: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """A tensor of zeros in a new file.
+def create(file: Path, patterns: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors of zeros in a new file, shaped as the patterns are.
 
     Raises:
         UserError: the disk is full.
     """
-    size = prod(shape) * dtype.itemsize
-    with writing(file.parent, bytes_needed=size), file.open("w+b") as opened:
-        os.posix_fallocate(
-            opened.fileno(), 0, size
-        )  # a file with holes would kill the process on a full disk
-        mapping = _Mapping(opened.fileno(), size)
-    tensor = torch.frombuffer(mapping, dtype=dtype).view(shape)
-    _mappings[tensor.data_ptr()] = mapping
-    return tensor
+    starts, end = [], 0
+    for pattern in patterns:
+        starts.append(end)
+        end += -(-max(1, pattern.nbytes) // mmap.PAGESIZE) * mmap.PAGESIZE  # pages belong to one tensor each
+    with writing(file.parent, bytes_needed=end), file.open("w+b") as opened:
+        os.posix_fallocate(opened.fileno(), 0, end)  # a file with holes would kill the process on a full disk
+        mapping = _Mapping(opened.fileno(), end)
+    tensors = []
+    for pattern, start in zip(patterns, starts, strict=True):
+        flat = torch.frombuffer(mapping, dtype=pattern.dtype, count=pattern.numel(), offset=start)
+        tensors.append(flat.view(pattern.shape))
+        _mappings[flat.data_ptr()] = mapping
+        mapping.address = flat.data_ptr() - start
+    return tensors
 
 
 def forget(tensor: Tensor) -> None:
     """Takes the pages of a mapped tensor out of this process; nothing for any other tensor."""
     mapping = _mappings.get(tensor.data_ptr())
-    if mapping is not None:
-        mapping.madvise(mmap.MADV_DONTNEED)
+    if mapping is not None and tensor.nbytes:
+        mapping.madvise(mmap.MADV_DONTNEED, tensor.data_ptr() - mapping.address, tensor.nbytes)

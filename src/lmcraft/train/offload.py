@@ -61,22 +61,23 @@ def outside(
             fix="use more processes, or train.parallel=ddp",
         )  # fmt: skip
     shutil.rmtree(folder, ignore_errors=True)
-    with writing(folder):
-        folder.mkdir(parents=True)
     handles: list[Any] = []
-    if kind in ("parameters", "both"):
-        for number, block in enumerate(blocks_of(model, f"train.offload={kind}")):
-            moved = _move_out(block, folder / f"block-{number}")
-            handles += _watch(block, moved) if moved else []
-        _refuse_nothing(model, handles, kind)
     try:
-        yield folder if kind in ("optimizer", "both") else None
+        with writing(folder):
+            folder.mkdir(parents=True)
+        if kind != "optimizer":
+            for number, block in enumerate(blocks_of(model, f"train.offload={kind}")):
+                handles += _watch(block, _move_out(block, folder / f"block-{number}"))
+            _refuse_nothing(model, handles, kind)
+        yield None if kind == "parameters" else folder
     finally:
         for handle in handles:
             handle.remove()
         shutil.rmtree(
             folder, ignore_errors=True
         )  # weights stay readable: a mapped file lives on without its name
+        with contextlib.suppress(OSError):  # another process has its files there
+            folder.parent.rmdir()
 
 
 def _refuse_nothing(model: nn.Module, moved: list, kind: Offload) -> None:
@@ -95,20 +96,20 @@ def _refuse_nothing(model: nn.Module, moved: list, kind: Offload) -> None:
         )  # fmt: skip
 
 
-def _move_out(block: nn.Module, folder: Path) -> list[nn.Parameter]:
-    """Puts the frozen weights of a block into files; those that it has put there."""
-    moved = []
-    with writing(folder):
-        folder.mkdir()
-    for number, parameter in enumerate(block.parameters()):
-        plain = type(parameter) is nn.Parameter and parameter.device.type == "cpu"
-        if parameter.requires_grad or not plain or parameter.nbytes < LEAST_BYTES:
-            continue
-        outside = mapped.create(folder / f"{number}.bin", tuple(parameter.shape), parameter.dtype)
-        outside.copy_(parameter.data)
-        mapped.forget(outside)
+def _move_out(block: nn.Module, file: Path) -> list[nn.Parameter]:
+    """Puts the frozen weights of a block into a file; those that it has put there."""
+    moved = [
+        parameter
+        for parameter in block.parameters()
+        if not parameter.requires_grad
+        and type(parameter) is nn.Parameter
+        and parameter.device.type == "cpu"
+        and parameter.nbytes >= LEAST_BYTES
+    ]
+    for parameter, outside in zip(moved, mapped.create(file, moved) if moved else [], strict=True):
+        outside.copy_(parameter.detach())
         parameter.data = outside
-        moved.append(parameter)
+        mapped.forget(parameter)
     return moved
 
 
@@ -123,7 +124,7 @@ def _watch(block: nn.Module, weights: list[nn.Parameter]) -> list[Any]:
         if args[0].requires_grad:  # its gradient is complete when the block's backward is
             args[0].register_hook(leave)
 
-    return [block.register_forward_pre_hook(enter), block.register_forward_hook(leave)]
+    return [block.register_forward_pre_hook(enter), block.register_forward_hook(leave)] if weights else []
 
 
 class AdamW(torch.optim.Optimizer):
@@ -133,12 +134,10 @@ class AdamW(torch.optim.Optimizer):
         self, groups: list[dict[str, Any]], lr: float, betas: tuple[float, float], eps: float, folder: Path
     ) -> None:
         super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps})
-        self._averages: dict[Tensor, list[Tensor]] = {}
-        for number, parameter in enumerate(p for group in self.param_groups for p in group["params"]):
-            self._averages[parameter] = [
-                mapped.create(folder / f"{number}.{name}", tuple(parameter.shape), parameter.dtype)
-                for name in MOMENTS
-            ]
+        order = [parameter for group in self.param_groups for parameter in group["params"]]
+        places = [torch.empty_like(p, device="meta") for p in order for _ in MOMENTS]
+        made = mapped.create(folder / "averages", places)
+        self._averages = dict(zip(order, zip(made[::2], made[1::2], strict=True), strict=True))
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]

@@ -1,4 +1,4 @@
-"""Head and loss in chunks: every trained part of the head gets the gradient of the full loss, and no logits are held."""
+"""Head and loss in chunks: every trained part of the head gets the full loss's gradient, and no logits are held."""
 
 from __future__ import annotations
 
