@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from lmcraft.core.errors import UserError
+from lmcraft.models import safetensors_file
 from lmcraft.train import checkpoint
 from lmcraft.train.checkpoint import Checkpoint, newest, save, verify
 
@@ -148,14 +149,14 @@ def test_leftovers_of_a_killed_save_are_swept(folder):
     assert sorted(p.name for p in folder.iterdir()) == ["step-00000002", "step-00000003"]
 
 
-CALLS = ["save_file", "_sync_and_hash", "_sync_folder", "rename", "write_text", "mkdir"]
+CALLS = ["write", "_sync_and_hash", "_sync_folder", "rename", "write_text", "mkdir"]
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
 @pytest.mark.parametrize("call", CALLS)
 def test_a_failing_disk_leaves_the_previous_one_and_is_told(folder, monkeypatch, call, code):
     """A failure would mean a lost run, a traceback, or a disk that stays full of half a checkpoint."""
-    owner = {"rename": os, "write_text": Path, "mkdir": Path}.get(call, checkpoint)
+    owner = {"write": safetensors_file, "rename": os, "write_text": Path, "mkdir": Path}.get(call, checkpoint)
 
     def failing(*arguments, **settings):
         if call == "mkdir" and settings.get("exist_ok"):  # the folder itself is there already

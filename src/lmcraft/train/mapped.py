@@ -41,7 +41,10 @@ def create(file: Path, patterns: Sequence[Tensor]) -> list[Tensor]:
         starts.append(end)
         end += -(-max(1, pattern.nbytes) // mmap.PAGESIZE) * mmap.PAGESIZE  # pages belong to one tensor each
     with writing(file.parent, bytes_needed=end), file.open("w+b") as opened:
-        os.posix_fallocate(opened.fileno(), 0, end)  # a file with holes would kill the process on a full disk
+        if hasattr(os, "posix_fallocate"):  # a file with holes would kill the process on a full disk
+            os.posix_fallocate(opened.fileno(), 0, end)
+        else:  # macOS
+            opened.truncate(end)
         mapping = _Mapping(opened.fileno(), end)
     tensors = []
     for pattern, start in zip(patterns, starts, strict=True):

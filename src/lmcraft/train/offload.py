@@ -73,14 +73,14 @@ def outside(
     finally:
         for handle in handles:
             handle.remove()
-        shutil.rmtree(
-            folder, ignore_errors=True
-        )  # weights stay readable: a mapped file lives on without its name
+        # Weights stay readable: a mapped file lives on without its name.
+        shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):  # another process has its files there
             folder.parent.rmdir()
 
 
 def _refuse_nothing(model: nn.Module, moved: list, kind: Offload) -> None:
+    """Raises UserError where no weight could be moved out."""
     device = next(model.parameters()).device
     if device.type != "cpu":
         raise UserError(
