@@ -1,7 +1,7 @@
 """A model in shares: every tensor cut along its first dimension, one piece a process (FSDP2), and put together again.
 
-1. Each Transformer block that reads no source is one unit, the rest (embedding, last norm, head) is the outermost one. The latter stays put
-   together between `model(…)` and the backward, so `model.head(…)` finds its matrix.
+1. Each Transformer block that reads no source is one unit, the rest (embedding, last norm, head) is the outermost one.
+   The latter stays put together between `model(…)` and the backward, so `model.head(…)` finds its matrix.
 2. Frozen parameters are cut like the others. Vectors (norms, biases) and what is no plain floating tensor (a quantized
    base) stay whole in every process.
 3. In bfloat16 the matrices of a block are sent so, and its products need no copy of them. Under autocast alone every
