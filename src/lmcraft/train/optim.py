@@ -14,6 +14,7 @@ Proved by tests/unit/train/test_optim.py.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -90,7 +91,10 @@ def build(
     matrices = [p for p in trained if p.ndim == 2 and id(p) not in lookups]
     others = [p for p in trained if p.ndim != 2 or id(p) in lookups]
     parts: list[torch.optim.Optimizer] = []
-    groups = [{"params": others, "weight_decay": 0.0}]
+    # Shares and whole tensors cannot stand in one group; the order, by which states are saved, stays that of the model.
+    groups: list[dict[str, Any]] = [
+        {"params": [*alike], "weight_decay": 0.0} for _, alike in itertools.groupby(others, shards.is_share)
+    ]
     if config.kind == "muon" and matrices:
         parts.append(
             Muon(matrices, lr * config.matrix_lr_scale, config.momentum, config.weight_decay, products)

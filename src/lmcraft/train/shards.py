@@ -1,7 +1,7 @@
 """A model in shares: every tensor cut along its first dimension, one piece a process (FSDP2), and put together again.
 
-1. Each Transformer block is one unit, the rest (embedding, last norm, head) is the outermost one. The latter stays put
-   together between `model(…)` and the backward, so `model.head(…)` finds its matrix.
+1. Each Transformer block that reads no source is one unit, the rest (embedding, last norm, head) is the outermost one.
+   The latter stays put together between `model(…)` and the backward, so `model.head(…)` finds its matrix.
 2. Frozen parameters are cut like the others. Vectors (norms, biases) and what is no plain floating tensor (a quantized
    base) stay whole in every process.
 3. In bfloat16 the matrices of a block are sent so, and its products need no copy of them. Under autocast alone every
@@ -41,6 +41,7 @@ def split(model: nn.Module, products: torch.dtype) -> nn.Module:
         for name, module in model.named_modules()
         if name.rpartition(".")[2] == BLOCKS and isinstance(module, nn.ModuleList)
         for block in module
+        if getattr(block, "cross", None) is None  # its keys and values of the source are made outside of it
     ]
     model.register_forward_hook(_with_gradient)
     for block in blocks:
