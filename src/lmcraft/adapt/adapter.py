@@ -11,7 +11,7 @@
 
 5. `merge(model)` writes parts into the weights: `Part.merged` gives the new matrix, where there is one. A quantized
    module becomes a linear one, since the merged weight belongs to the numbers that the part was trained beside.
-6. A module with `dense() → [out, in]` is a linear module whose weight is kept in another form (quantized).
+6. A module with `dense()` keeps its weight in another form (quantized): that of a linear module [out, in], or a table.
 
 An adapter's file has `Config`, and `apply(model, config, name, tokenizer) → model`; it may have `LR`, a peak learning
 rate that suits it.
@@ -183,20 +183,25 @@ def short_names(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[st
 
 def _is_one_of(path: str, module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
     """Whether a module of the base, not of a part beside it, is of one of these classes."""
-    right = isinstance(module, kinds) or (nn.Linear in kinds and is_quantized(module))
+    stands_for = nn.Embedding if looks_up(module) else nn.Linear
+    right = isinstance(module, kinds) or (stands_for in kinds and is_quantized(module))
     return right and ".beside." not in f".{path}."
 
 
 def is_quantized(module: nn.Module) -> bool:
-    """Whether a module is linear and keeps its weight in another form."""
+    """Whether a module keeps its weight in another form."""
     return callable(getattr(module, "dense", None))
 
 
+def looks_up(module: nn.Module) -> bool:
+    """Whether a module is a table of vectors, quantized or not."""
+    return hasattr(module, "num_embeddings")
+
+
 def matrix(module: nn.Module) -> Tensor:
-    """The weight [out, in] of a linear module, quantized or not; of an embedding too, which reads one-hot vectors."""
-    if is_quantized(module):
-        return module.dense()
-    return module.weight.t() if isinstance(module, nn.Embedding) else module.weight
+    """The weight [out, in] of a linear module, quantized or not; of a table too, which reads one-hot vectors."""
+    weight = module.dense() if is_quantized(module) else module.weight
+    return weight.t() if looks_up(module) else weight
 
 
 @torch.no_grad()
@@ -209,44 +214,59 @@ def merge(model: nn.Module) -> nn.Module:
         UserError: a part cannot be written into a weight; the model is as it was.
     """
     weights = {path: _merged(module) for path, module in model.named_modules() if hasattr(module, "beside")}
-    tied = _shared(model)
+    tied, made = _shared(model), {}
     for path, module in list(model.named_modules()):
         if path in weights or is_quantized(module):
-            _replace(model, path, module, weights.get(path))
+            _replace(model, path, module, weights.get(path), made)
     if _shared(model) != tied and getattr(model.config, "tied", False):
         model.config = model.config.model_copy(update={"tied": False})
     return model
 
 
-def _merged(module: nn.Module) -> Tensor:
-    weight = matrix(module)
+def _merged(module: nn.Module) -> Tensor | None:
+    """The merged matrix of a module; None if nothing has to be merged."""
+    weight = None
     for part in module.beside.values():
         if part.strength:
-            weight = part.merged(weight, module)
+            weight = part.merged(matrix(module) if weight is None else weight, module)
     return weight
 
 
 def _shared(model: nn.Module) -> set[tuple[str, ...]]:
-    """Names of parameters that are one and the same."""
+    """Modules whose weights are one and the same."""
     names_of: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names_of.setdefault(id(parameter), []).append(name)
+    for path, module in model.named_modules():
+        weight = getattr(module, "packed", None) if is_quantized(module) else getattr(module, "weight", None)
+        if weight is not None:
+            names_of.setdefault(id(weight), []).append(path)
     return {tuple(same) for same in names_of.values() if len(same) > 1}
 
 
-def _replace(model: nn.Module, path: str, module: nn.Module, weight: Tensor | None) -> None:
-    """Gives a module its merged weight; a quantized one becomes linear."""
+def _replace(
+    model: nn.Module, path: str, module: nn.Module, weight: Tensor | None, made: dict[int, nn.Parameter]
+) -> None:
+    """Gives a module its merged weight [out, in]; a quantized one becomes dense.
+
+    Args:
+        made: the dense weights of quantized modules that had nothing to merge, for those that share them.
+    """
+    if weight is not None:
+        turned = weight.t() if looks_up(module) else weight
+        new = nn.Parameter(turned.detach().contiguous(), requires_grad=False)
+    elif is_quantized(module):
+        own = id(getattr(module, "packed", module))
+        new = made[own] if own in made else made.setdefault(own, nn.Parameter(module.dense(), False))
+    else:
+        new = module.weight
     if is_quantized(module):
-        dense = matrix(module) if weight is None else weight
-        linear = nn.Linear(dense.shape[1], dense.shape[0], bias=module.bias is not None, device="meta")
-        linear.weight = nn.Parameter(dense.detach().clone(), requires_grad=False)
-        if module.bias is not None:
-            linear.bias = nn.Parameter(module.bias.detach().clone(), requires_grad=False)
-        model.set_submodule(path, linear.train(module.training))
+        if looks_up(module):
+            dense: nn.Module = nn.Embedding(*new.shape, device="meta")
+        else:
+            dense = nn.Linear(new.shape[1], new.shape[0], bias=False, device="meta")
+            dense.bias = module.bias
+        dense.weight = new
+        model.set_submodule(path, dense.train(module.training))
         return
-    assert weight is not None
-    if weight.data_ptr() != module.weight.data_ptr():
-        new = weight.t() if isinstance(module, nn.Embedding) else weight
-        module.weight = nn.Parameter(new.contiguous(), requires_grad=module.weight.requires_grad)
+    module.weight = new
     module.beside_hook.remove()
     del module.beside, module.beside_hook

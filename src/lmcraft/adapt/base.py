@@ -89,7 +89,7 @@ def find(directory: Path, said: list[str]) -> Path:
     """The base of the adapter in a directory.
 
     Args:
-        said: where it may be, the likeliest first: a path from the directory on, an absolute one, or a name in the store.
+        said: where it may be, the likeliest first: a path from the directory on, any path, or a name in the store.
 
     Raises:
         UserError: it is at none of them.
@@ -102,6 +102,7 @@ def find(directory: Path, said: list[str]) -> Path:
         if "/" not in word and (place := resolve(word)).exists():
             return directory_of(place)
     raise UserError(
-        "the base of this adapter cannot be found", where=str(directory), why=f"it was {' or '.join(said) or 'not named'}",
+        "the base of this adapter cannot be found", where=str(directory),
+        why=f"it was {' or '.join(said) or 'not named'}",
         fix="name it: lmcraft generate BASE --adapter " + str(directory) + ", or lmcraft.load(adapter, base=BASE)",
     )  # fmt: skip

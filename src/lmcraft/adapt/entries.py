@@ -28,7 +28,6 @@ class Base:
 
     path: str
     fingerprint: str
-    config: Any
 
 
 @dataclass

@@ -65,7 +65,7 @@ class LoRA(adapter.Part):
         self.scale, self.dropout = scale, dropout
         self.A = nn.Parameter(torch.zeros(rank, columns, device=here))
         self.B = nn.Parameter(torch.zeros(rows, rank, device=here))
-        if isinstance(module, nn.Embedding):
+        if adapter.looks_up(module):
             nn.init.normal_(self.B)
         else:
             nn.init.kaiming_uniform_(self.A, a=5**0.5)
@@ -81,7 +81,7 @@ class LoRA(adapter.Part):
 
     def forward(self, x: Tensor, output: Tensor, module: nn.Module) -> Tensor:
         """What the module puts out, and the product's share."""
-        looked_up = isinstance(module, nn.Embedding)
+        looked_up = adapter.looks_up(module)
         dropped = self.training and self.dropout > 0 and not looked_up
         if dropped:
             x = F.dropout(x, self.dropout)
@@ -115,7 +115,7 @@ class LoRA(adapter.Part):
 
 def sides(module: nn.Module) -> tuple[int, int]:
     """Rows and columns of a module's matrix [out, in]."""
-    if isinstance(module, nn.Embedding):
+    if adapter.looks_up(module):
         return module.embedding_dim, module.num_embeddings
     return module.out_features, module.in_features
 

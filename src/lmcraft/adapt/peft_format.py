@@ -1,7 +1,8 @@
 """PEFT's directory format: adapter_config.json and adapter_model.safetensors, with public module names.
 
-1. A method is a file `peft_METHOD.py` that translates one kind of adapter (`KIND`) to PEFT's type (`TYPE`) and back.
-   Here is what all have in common: names, the base, and modules that are trained whole (`modules_to_save`).
+1. A method is a file `peft_METHOD.py` that translates one kind of adapter (`KIND`) to PEFT's type (`TYPE`) and back, by
+   `write`, `entry` and `tensors`; `BARE` are tensors whose names have no prefix there. Here is what all have in
+   common: names, the base, and modules that are trained whole (`modules_to_save`).
 2. Names follow the tables of the families, so `blocks.0.attn.q` is `model.layers.0.self_attn.q_proj`. A model that no
    public family expresses, and adapters that PEFT does not know, are kept under our names, without adapter_config.json.
 3. A setting that would change what the adapter computes and has no counterpart here is refused, never ignored.
@@ -19,8 +20,6 @@ from torch import Tensor, nn
 
 from ..core.config import Strict
 from ..core.errors import UserError
-from ..models import families
-from ..models.families import Family, Link
 from . import peft_lora
 from .entries import Adapted
 from .peft_names import PREFIX, Names
@@ -47,7 +46,7 @@ def write(model: nn.Module, adapted: Adapted, base: str) -> Written | None:
     kinds = [entry for entry in adapted.entries if entry.kind not in WITHOUT_PARTS]
     if names is None or len(kinds) != 1 or len(adapted.names) != 1:
         return None
-    method = next((method for method in METHODS if method.KIND == kinds[0].kind), None)
+    method = next((one for one in METHODS if kinds[0].kind == one.KIND), None)
     whole = names.whole(model, adapted.beside)
     if method is None or whole is None:
         return None
@@ -60,7 +59,9 @@ def write(model: nn.Module, adapted: Adapted, base: str) -> Written | None:
         "peft_type": method.TYPE, "task_type": _task(model), "base_model_name_or_path": base, "inference_mode": True,
         "modules_to_save": modules or None,
     }  # fmt: skip
-    return Written(common | config, {PREFIX + name: tensor for name, tensor in (tensors | saved).items()})
+    bare = getattr(method, "BARE", ())
+    every = {name if name in bare else PREFIX + name: tensor for name, tensor in (tensors | saved).items()}
+    return Written(common | config, every)
 
 
 def _task(model: nn.Module) -> str | None:
@@ -119,6 +120,3 @@ def _names(model: nn.Module, where: str) -> Names:
 
 def _named(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(PREFIX): tensor for name, tensor in stored.items()}
-
-
-__all__ = ["Family", "Link", "Written", "entries", "families", "tensors", "write"]

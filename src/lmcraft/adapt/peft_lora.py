@@ -58,7 +58,7 @@ def write(
             joined = _joined(model, ours, there, scale)
             rank = len(joined["A"])
             sizes[public] = (rank, _alpha(scale, rank, config.rank_stabilized))
-            looked_up = isinstance(model.get_submodule(ours[0]), nn.Embedding)
+            looked_up = adapter.looks_up(model.get_submodule(ours[0]))
             for ending, tensor in joined.items():
                 found[f"{public}.{_public(ending, looked_up)}"] = tensor.detach().contiguous()
     if parts:

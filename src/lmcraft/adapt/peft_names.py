@@ -63,7 +63,7 @@ class Names:
         return next((option for option in options if option in self.modules), None)
 
     def short(self, wanted: Iterable[str]) -> list[str]:
-        """Ends of names that mean exactly these public modules, without the numbers of layers where that is possible."""
+        """Ends of names that mean exactly these public modules, without numbers of layers where possible."""
         wanted = set(wanted)
         found: dict[str, None] = {}
         for public in sorted(wanted):
