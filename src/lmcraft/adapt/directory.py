@@ -114,7 +114,7 @@ def _attach(
     if known is not None and known != under.fingerprint:
         raise UserError(
             "this adapter was trained on another base", where=str(directory),
-            why=f"the weights in {under.path} are not those that it stood beside", 
+            why=f"the weights in {under.path} are not those that it stood beside",
             fix="name the base that it was trained on",
         )  # fmt: skip
     stored = _read(directory / WEIGHTS)

@@ -37,6 +37,8 @@ def command(
         float, typer.Option(min=0, max=10, help="Of beam search: larger favours long answers.")
     ] = 0.6,
     seed: s.Seed = 0,
+    adapter: s.Adapter = None,
+    strength: s.Strength = None,
     as_json: s.AsJson = False,
 ) -> None:
     """Continue a text, or translate it: `lmcraft generate runs/book "It was"`.
@@ -52,10 +54,12 @@ def command(
         "repetition_penalty": repetition_penalty, "stop": stop or [],
     }  # fmt: skip
     samplings = [s.sampling(**shared, seed=seed + i) for i in range(number)]
+    beside = s.beside(adapter, strength)
     from .. import api
     from ..generate.beam import Beams
 
-    lm = api.load(model)
+    lm = api.load(model, adapters=beside)
+    s.set_strengths(lm, list(beside), strength)
     abilities.require_text(lm, model)
     if lm.template is not None:
         say(

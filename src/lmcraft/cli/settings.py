@@ -6,13 +6,16 @@ Proved by tests/cli/test_life.py.
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..core import config
 from ..core.config import Document
 from ..core.errors import UserError
+
+if TYPE_CHECKING:
+    from ..generate.language_model import LanguageModel
 
 MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", "-m", help="Longest answer in tokens.")]
 Temperature = Annotated[float, typer.Option("--temperature", "-t", help="0 = always the likeliest token.")]
@@ -25,6 +28,46 @@ Penalty = Annotated[float, typer.Option("--repetition-penalty", help="Above 1: s
 Stop = Annotated[list[str] | None, typer.Option(help="End the answer before this text; may be given again.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same text.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+Adapter = Annotated[
+    list[str] | None,
+    typer.Option(help="A run or directory of an adapter beside the model; may be given again."),
+]
+Strength = Annotated[
+    list[float] | None, typer.Option(help="1 as trained, 0 off; one number, or one for each adapter.")
+]
+
+
+def beside(adapter: list[str] | None, strength: list[float] | None) -> dict[str, str]:
+    """The adapters asked for by their names: the last word of each path that says more than its kind."""
+    found: dict[str, str] = {}
+    for place in adapter or []:
+        words = [word for word in place.rstrip("/").split("/") if word not in ("adapter", "")]
+        name = (words or [place])[-1].replace(".", "-")
+        if name in found:
+            raise UserError(
+                f"two adapters are called {name}", where="option --adapter", fix="rename one's directory"
+            )
+        found[name] = place
+    if strength is not None and len(strength) not in (1, len(found)):
+        raise UserError(
+            f"{len(strength)} strengths for {len(found)} adapters", where="option --strength",
+            fix="give one number, or one for each --adapter in the same order",
+        )  # fmt: skip
+    return found
+
+
+def set_strengths(lm: LanguageModel, names: list[str], strength: list[float] | None) -> None:
+    """Turns the dials of a model's adapters as the options say."""
+    if strength is None:
+        return
+    if not lm.adapters:
+        raise UserError("there is no adapter to set the strength of", where="option --strength")
+    if len(strength) == 1:
+        lm.set_strength(strength[0])
+        return
+    for name, one in zip(names, strength, strict=True):
+        lm.set_strength(one, name)
 
 
 def text(argument: str | None) -> str:

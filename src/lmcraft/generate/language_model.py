@@ -19,6 +19,7 @@ from ..adapt import adapter, directory, entries
 from ..adapt.base import directory_of, is_adapter, plain_weights
 from ..core.disk import write_json
 from ..core.errors import UserError
+from ..layers.source import Source
 from ..models import weights
 from ..text.chat import ChatTemplate
 from ..text.tokenizer import Tokenizer
@@ -86,6 +87,24 @@ class LanguageModel:
         for other in self.adapters:
             if other != name:
                 adapter.set_strength(self.model, 0.0, other)
+
+    def merge(self, place: Path) -> float:
+        """Writes the adapters into the weights, saves the model, and reads it again; this object is then the merged one.
+
+        Returns:
+            the largest difference between logits before and after, over a row of tokens from the whole vocabulary.
+
+        Raises:
+            UserError: an adapter cannot be merged, or the merged model answers differently; it is then not saved.
+        """
+        ids = _probe(self.model)
+        before = _answers(self.model, ids)
+        self.model = adapter.merge(self.model.eval())
+        self.model.adapted = []
+        self.engine.model = self.model
+        _require_same(before, _answers(self.model, ids))
+        self.save(place)
+        return _require_same(before, _answers(plain_weights(place), ids))
 
     def save(self, place: Path) -> None:
         """Writes config, weights (of an adapter only its own), tokenizer, template and generation settings."""
@@ -209,6 +228,36 @@ def start_id(model: nn.Module, tokenizer: Tokenizer) -> int:
 def template_of(directory: Path, tokenizer: Tokenizer) -> ChatTemplate | None:
     """The template beside a model, or None for a base model."""
     return ChatTemplate.load(directory, tokenizer) if ChatTemplate.exists(directory) else None
+
+
+PROBE_TOKENS = 64
+MERGED_TOLERANCE = 1e-3
+
+
+def _probe(model: nn.Module) -> Tensor:
+    """Tokens from the whole vocabulary, the same at every call: [1, T]."""
+    vocab = getattr(model.config, "body", model.config).vocab
+    length = min(PROBE_TOKENS, model.max_length or PROBE_TOKENS)
+    return torch.randint(vocab, (1, length), generator=torch.Generator().manual_seed(0))
+
+
+@torch.inference_mode()
+def _answers(model: nn.Module, ids_BT: Tensor) -> Tensor:
+    ids_BT = ids_BT.to(next(model.parameters()).device)
+    beside = {"source": Source.of(ids_BT)} if model.reads_source else {}
+    return model.head(model(ids_BT, **beside)).float().cpu()
+
+
+def _require_same(before: Tensor, after: Tensor) -> float:
+    """The largest difference; refused where it is more than rounding."""
+    difference = float((before - after).abs().max())
+    allowed = MERGED_TOLERANCE * max(1.0, float(before.abs().max()))
+    if not difference <= allowed:
+        raise UserError(
+            f"the merged model answers differently: logits differ by {difference:.2e}",
+            why=f"rounding explains at most {allowed:.0e}", fix="use the run as it is; and please report this",
+        )  # fmt: skip
+    return difference
 
 
 def _has_tokenizer(place: Path) -> bool:
