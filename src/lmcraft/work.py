@@ -132,10 +132,13 @@ def _refuse_uneven(asked: Recipe, group: int, ranks: Ranks) -> None:
 
 
 def _adapted(
-    asked: Recipe, base: Path | None, model: nn.Module, ready: Callable[[nn.Module], nn.Module],
+    asked: Recipe,
+    base: Path | None,
+    model: nn.Module,
+    ready: Callable[[nn.Module], nn.Module],
     tokenizer: Tokenizer,
-) -> nn.Module:  # fmt: skip
-    """The model as the stage needs it, with the recipe's adapters; its own weights are then frozen, but a fresh head."""
+) -> nn.Module:
+    """The model as the stage needs it, with the recipe's adapters; all but them and a fresh head is then frozen."""
     if not asked.adapter:
         return ready(model)
     if base is None:

@@ -160,7 +160,7 @@ def test_what_is_trained_here_is_read_by_peft(place, family, settings, tmp_path)
 def test_training_is_peft_s(place, family, settings, tmp_path):
     """If this failed, gradients or the scale would differ, and so would every run (trap 30)."""
     torch.manual_seed(1)
-    target = PROJECTIONS + ["embed_tokens", "lm_head"] if not settings else PROJECTIONS
+    target = [*PROJECTIONS, "embed_tokens", "lm_head"] if not settings else PROJECTIONS
     other = theirs(place, family)
     model = peft.get_peft_model(other, peft_config(family, target_modules=target, **settings))
     model.save_pretrained(tmp_path)

@@ -89,7 +89,7 @@ class LanguageModel:
                 adapter.set_strength(self.model, 0.0, other)
 
     def merge(self, place: Path) -> float:
-        """Writes the adapters into the weights, saves the model, and reads it again; this object is then the merged one.
+        """Writes the adapters into the weights, saves the model and reads it again; this object is then merged.
 
         Returns:
             the largest difference between logits before and after, over a row of tokens from the whole vocabulary.
