@@ -12,20 +12,31 @@ Proved by tests/parity/test_peft.py.
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..core.config import Strict
 from ..core.errors import UserError
-from . import peft_lora
 from .entries import Adapted
 from .peft_names import PREFIX, Names
 
-METHODS = (peft_lora,)
 WITHOUT_PARTS = ("quantize",)  # says how the base is kept; PEFT leaves that to who loads the base
+
+
+@cache
+def methods() -> tuple[Any, ...]:
+    """The files of this folder that translate a kind of adapter."""
+    package = __package__ or ""
+    places = import_module(package).__path__
+    found = [import_module(f"{package}.{info.name}") for info in pkgutil.iter_modules(places)
+             if info.name.startswith("peft_") and info.name != __name__.rpartition(".")[2]]  # fmt: skip
+    return tuple(module for module in found if hasattr(module, "TYPE"))
 
 
 @dataclass(frozen=True)
@@ -46,7 +57,7 @@ def write(model: nn.Module, adapted: Adapted, base: str) -> Written | None:
     kinds = [entry for entry in adapted.entries if entry.kind not in WITHOUT_PARTS]
     if names is None or len(kinds) != 1 or len(adapted.names) != 1:
         return None
-    method = next((one for one in METHODS if kinds[0].kind == one.KIND), None)
+    method = next((one for one in methods() if kinds[0].kind == one.KIND), None)
     whole = names.whole(model, adapted.beside)
     if method is None or whole is None:
         return None
@@ -99,7 +110,7 @@ def tensors(
 
 
 def _method(config: Mapping[str, Any], where: str) -> Any:
-    known = {method.TYPE: method for method in METHODS}
+    known = {method.TYPE: method for method in methods()}
     asked = config.get("peft_type")
     if asked not in known:
         raise UserError(
