@@ -1,4 +1,4 @@
-"""What every adapter must keep: it starts as the base, only its tensors train, frozen ones cost nothing, saved = loaded."""
+"""What every adapter keeps: it starts as the base, only its tensors train, the frozen cost nothing, saved = loaded."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_it_starts_as_the_base(net, kind, place, adapted):
 @every_model
 @every_kind
 def test_only_its_tensors_train(net, kind, adapted):
-    """A failure would mean that the base changes, or that frozen weights cost gradients or optimizer state (trap 18)."""
+    """A failure would mean that the base changes, or that frozen weights cost gradients or state (trap 18)."""
     if adapted is None or not trained(adapted):
         return
     own, before = trained(adapted), hashes(adapted)
