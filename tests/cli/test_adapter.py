@@ -41,7 +41,8 @@ def folder(tmp_path_factory) -> Path:
 def tune(folder: Path, name: str, *settings: str) -> list[str]:
     return [
         "train", "sft", f"base={folder / 'book'}", f"data={folder / 'chats.jsonl'}", "train.steps=4",
-        "train.batch_size=4", "train.save_every=2", "adapter=lora", "adapter.rank=2", *settings, "--out", str(folder / name),
+        "train.batch_size=4", "train.save_every=2", "adapter=lora", "adapter.rank=2", *settings,
+        "--out", str(folder / name),
     ]  # fmt: skip
 
 

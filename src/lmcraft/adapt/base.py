@@ -5,7 +5,7 @@
    each, evenly spread. Training changes nearly all numbers, so another base is noticed, and a large one costs nothing.
    The numbers are those in memory, so the same model in another file format or cut into other shards is the same.
 
-Proved by tests/unit/adapt/test_base.py and tests/cli/test_adapter.py.
+Proved by tests/cli/test_adapter.py and tests/contract/test_adapters.py.
 """
 
 from __future__ import annotations

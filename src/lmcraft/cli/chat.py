@@ -51,11 +51,8 @@ def command(
         max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
         repetition_penalty=repetition_penalty, stop=stop or [], seed=seed,
     )  # fmt: skip
-    beside = s.beside(adapter, strength)
-    from .. import api
 
-    lm = api.load(model, adapters=beside)
-    s.set_strengths(lm, list(beside), strength)
+    lm = s.load(model, adapter, strength)
     abilities.require_conversation(lm, model)  # refused before anybody types
     start: Messages = [] if system is None else [{"role": "system", "content": system}]
     lm.prompt(

@@ -54,16 +54,13 @@ def command(
         "repetition_penalty": repetition_penalty, "stop": stop or [],
     }  # fmt: skip
     samplings = [s.sampling(**shared, seed=seed + i) for i in range(number)]
-    beside = s.beside(adapter, strength)
-    from .. import api
     from ..generate.beam import Beams
 
-    lm = api.load(model, adapters=beside)
-    s.set_strengths(lm, list(beside), strength)
+    lm = s.load(model, adapter, strength)
     abilities.require_text(lm, model)
     if lm.template is not None:
         say(
-            "note: this model was tuned to chat; `lmcraft chat` asks it with its template, this continues raw text"
+            "note: this model was tuned to chat; `lmcraft chat` asks it with its template, this continues text"
         )
     ids = lm.ids(text)
     if not ids:

@@ -38,36 +38,39 @@ Strength = Annotated[
 ]
 
 
-def beside(adapter: list[str] | None, strength: list[float] | None) -> dict[str, str]:
-    """The adapters asked for by their names: the last word of each path that says more than its kind."""
+def load(model: str, adapter: list[str] | None, strength: list[float] | None) -> LanguageModel:
+    """The model with the adapters asked for, each as strong as the options say."""
+    beside = _named(adapter or [])
+    if strength is not None and len(strength) not in (1, len(beside)):
+        raise UserError(
+            f"{len(strength)} strengths for {len(beside)} adapters", where="option --strength",
+            fix="give one number, or one for each --adapter in the same order",
+        )  # fmt: skip
+    from .. import api
+
+    lm = api.load(model, adapters=beside)
+    if strength is not None and not lm.adapters:
+        raise UserError("there is no adapter to set the strength of", where="option --strength")
+    if strength is not None and len(strength) == 1:
+        lm.set_strength(strength[0])
+    elif strength is not None:
+        for name, one in zip(beside, strength, strict=True):
+            lm.set_strength(one, name)
+    return lm
+
+
+def _named(places: list[str]) -> dict[str, str]:
+    """Adapters by their names: the last word of each path that says more than `adapter`."""
     found: dict[str, str] = {}
-    for place in adapter or []:
-        words = [word for word in place.rstrip("/").split("/") if word not in ("adapter", "")]
+    for place in places:
+        words = [word for word in place.split("/") if word not in ("adapter", "")]
         name = (words or [place])[-1].replace(".", "-")
         if name in found:
             raise UserError(
-                f"two adapters are called {name}", where="option --adapter", fix="rename one's directory"
+                f"two adapters are called {name}", where="option --adapter", fix="rename the directory of one"
             )
         found[name] = place
-    if strength is not None and len(strength) not in (1, len(found)):
-        raise UserError(
-            f"{len(strength)} strengths for {len(found)} adapters", where="option --strength",
-            fix="give one number, or one for each --adapter in the same order",
-        )  # fmt: skip
     return found
-
-
-def set_strengths(lm: LanguageModel, names: list[str], strength: list[float] | None) -> None:
-    """Turns the dials of a model's adapters as the options say."""
-    if strength is None:
-        return
-    if not lm.adapters:
-        raise UserError("there is no adapter to set the strength of", where="option --strength")
-    if len(strength) == 1:
-        lm.set_strength(strength[0])
-        return
-    for name, one in zip(names, strength, strict=True):
-        lm.set_strength(one, name)
 
 
 def text(argument: str | None) -> str:
