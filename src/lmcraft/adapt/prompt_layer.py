@@ -54,6 +54,11 @@ class PromptLayer(Part):
     def forward(self, x: Tensor, output: Tensor, module: nn.Module) -> Tensor:
         return output + self.strength * self._vectors(x)
 
+    def merged(self, weight: Tensor, module: nn.Module) -> Tensor:
+        """The table [D, V] with the layer added to it; a head that is tied to it gets a matrix of its own."""
+        every_V = torch.arange(module.num_embeddings, device=weight.device)
+        return weight + self.strength * self._vectors(every_V).t().to(weight.dtype)
+
     def _vectors(self, ids: Tensor) -> Tensor:
         """[...] → [..., D]."""
         found = self.table(ids)
@@ -80,10 +85,3 @@ def apply(model: nn.Module, config: Config, name: str, tokenizer: Any = None) ->
 def _embeddings(model: nn.Module) -> list[nn.Module]:
     source = getattr(model, "source_embedding", None)
     return [model.embedding] if source is None else [model.embedding, source]
-
-
-def merge(part: PromptLayer, module: nn.Module) -> None:
-    """Adds the layer to the embedding's table; a head that is tied to it changes too, so untie it before."""
-    every_V = torch.arange(module.num_embeddings, device=module.weight.device)
-    with torch.no_grad():
-        module.weight += part.strength * part._vectors(every_V)

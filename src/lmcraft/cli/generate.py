@@ -64,9 +64,8 @@ def command(
         )
     ids = lm.ids(text)
     if not ids:
-        raise UserError(
-            "there is nothing to continue", fix='give a text: lmcraft generate MODEL "Once upon a time"'
-        )
+        fix = 'give a text: lmcraft generate MODEL "Once upon a time"'
+        raise UserError("there is nothing to continue", fix=fix)
     before = "" if lm.model.reads_source else text
     if beams is not None:
         if number != 1 or stop:
