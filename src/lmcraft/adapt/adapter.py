@@ -189,8 +189,8 @@ def _is_one_of(path: str, module: nn.Module, kinds: tuple[type[nn.Module], ...])
 
 
 def is_quantized(module: nn.Module) -> bool:
-    """Whether a module keeps its weight in another form."""
-    return callable(getattr(module, "dense", None))
+    """Whether a module keeps its weight in another form; a layer of BERT has a submodule `dense`, which is none."""
+    return callable(getattr(type(module), "dense", None))
 
 
 def looks_up(module: nn.Module) -> bool:
