@@ -12,11 +12,12 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from . import recipe as recipes
+from .adapt.entries import kept_apart
 from .core import config as configs
 from .core import find
 from .core.device import keep_freed_memory, peak_memory_bytes
@@ -44,9 +45,11 @@ SAMPLES = 3
 HOW = ("out:", "train.parallel:", "train.sharded:")
 
 
-def load(path: str | Path) -> LanguageModel:
-    """The language model of a run, a model directory or a name in the local store."""
-    return LanguageModel.load(path)
+def load(
+    path: str | Path, base: str | Path | None = None, adapters: Mapping[str, str | Path] | None = None
+) -> LanguageModel:
+    """The language model of a run, a model or adapter directory or a name in the store; see LanguageModel.load."""
+    return LanguageModel.load(path, base, adapters)
 
 
 def evaluate(
@@ -228,13 +231,14 @@ def _train(run: Run, work: Work, ranks: Ranks) -> Iterator[Step]:
             if last is not None:
                 run.set_status("interrupted", step=last.number, seconds=seconds)
         lm = LanguageModel(ranks.whole(work.model) or work.model, work.tokenizer, work.template)
-        lm.save(run.path / "model")
+        lm.save(run.path / ("adapter" if kept_apart(work.model) else "model"))
         _sample(run, lm, work, step=config.steps or 0)
     facts = {
         "seconds": seconds,
         "peak_memory_bytes": peak_memory_bytes(),
         "parameters": models.count_parameters(lm.model),
         **({"processes": ranks.world, "parallel": ranks.kind} if ranks.together else {}),
+        "trained_parameters": sum(p.numel() for p in lm.model.parameters() if p.requires_grad),
     }
     run.set_status("done", step=config.steps, **facts)
     page.write(run)

@@ -1,9 +1,11 @@
 """What `lmcraft train` was asked to do: the schema of its config, put together from the stage and the model it names.
 
-1. The keys are: stage, base, model, tokenizer, template, data, train, sample, out, seed. The Config of a stage or a
-   model stands in its own file; this file only joins them.
+1. The keys are: stage, base, adapter, model, tokenizer, template, data, train, sample, out, seed. The Config of a
+   stage, a model or an adapter stands in its own file; this file only joins them.
 2. Short forms: `stage=sft`, `data=FILE`, `model=tiny` and `tokenizer=PATH` stand for `stage.kind`, `data.files`,
    `model.preset` and `tokenizer.path`, so `data.context=512` or `model.context=512` can be given beside them.
+3. `adapter` is a list. One word or one mapping is a list of one; `qlora` is `quantize` and `lora`, of which each takes
+   the settings that it knows; `none` is no adapter.
 
 Proved by tests/unit/test_recipe.py.
 """
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Union
 
 from pydantic import Field, create_model
 
@@ -25,7 +27,8 @@ from .data import dataset
 from .train import loop
 
 DATA_FILES = (".txt", ".jsonl", ".csv", ".tsv", ".parquet", ".gz")
-SHORT = {"stage": "kind", "data": "files", "model": "preset", "tokenizer": "path"}
+SHORT = {"stage": "kind", "data": "files", "model": "preset", "tokenizer": "path", "adapter": "kind"}
+TOGETHER = {"qlora": ("quantize", "lora"), "none": ()}
 
 
 class TokenizerConfig(Strict):
@@ -50,6 +53,7 @@ class Recipe(Strict):
 
     stage: Any
     base: str | None = Field(None, description="the run or model to start from; default: fresh weights")
+    adapter: tuple[Any, ...] = Field((), description="what is trained beside the frozen base: lora, qlora, …")
     model: Any = None
     tokenizer: TokenizerConfig = TokenizerConfig()
     template: str | None = Field(
@@ -77,13 +81,11 @@ def read(source: str | Path | None, overrides: Sequence[str] = ()) -> Recipe:
     else:
         _refuse_other_things(source)
         document = configs.read(source)
-    for key, inner in SHORT.items():
-        value = document.value.get(key)
-        if isinstance(value, str) or (key == "data" and isinstance(value, list)):
-            document.value[key] = {inner: value}
-            document.places[(key, inner)] = document.where((key,))
+    _write_out(document)
     for argument in overrides:
-        configs.override(document, _long(argument))
+        configs.override(document, _long(argument, document))
+        _write_out(document)
+    _list_adapters(document)
     return configs.validate(_schema(document), document)
 
 
@@ -100,11 +102,71 @@ def _refuse_other_things(source: str | Path | None) -> None:
         )  # fmt: skip
 
 
-def _long(argument: str) -> str:
+def _write_out(document: Document) -> None:
+    """Writes the short forms of groups out."""
+    for key, inner in SHORT.items():
+        value = document.value.get(key)
+        if isinstance(value, str) or (key == "data" and isinstance(value, list)):
+            document.value[key] = {inner: value}
+            document.places[(key, inner)] = document.where((key,))
+
+
+def _long(argument: str, document: Document) -> str:
     """An argument with its short form written out, so that it changes one setting of its group and not all."""
     key, equals, value = argument.partition("=")
-    short = key.strip() in SHORT and equals and not value.lstrip().startswith("{")
+    begins = value.lstrip()[:1]
+    short = key.strip() in SHORT and equals and begins != "{"
+    if key.strip() == "adapter" and (begins == "[" or isinstance(document.value.get("adapter"), list)):
+        return argument
     return f"{key.strip()}.{SHORT[key.strip()]}={value}" if short else argument
+
+
+def _list_adapters(document: Document) -> None:
+    """Makes a list of mappings of what stands under `adapter`, whose settings keep their places."""
+    given = document.value.get("adapter")
+    if given is None:
+        document.value.pop("adapter", None)
+        return
+    alone = isinstance(given, dict)
+    entries, places = [], dict(document.places)
+    for number, entry in enumerate([given] if alone or not isinstance(given, list) else given):
+        at: tuple = ("adapter",) if alone else ("adapter", number)
+        settings = {"kind": entry} if isinstance(entry, str) else entry
+        kind = settings.get("kind") if isinstance(settings, dict) else None
+        if not isinstance(kind, str):
+            raise UserError(
+                "adapter.kind is missing", where=document.where(at),
+                why=f"one of: {', '.join(find.names('adapt'))}, qlora",
+                fix="for example adapter=lora",
+            )  # fmt: skip
+        for one, known in _apart(kind, settings):
+            to = ("adapter", len(entries))
+            places[to] = document.where(at)
+            for key in known:
+                inside = {p: place for p, place in document.places.items() if p[: len(at) + 1] == (*at, key)}
+                places |= {(*to, *path[len(at) :]): place for path, place in inside.items()}
+                places.setdefault((*to, key), document.where(at))
+            entries.append({"kind": one, **{key: settings[key] for key in known if key != "kind"}})
+            _named(
+                document, "adapt", "adapter", one, places[(*to, "kind")] if "kind" in known else places[to]
+            )
+    document.value["adapter"] = entries
+    document.places = places
+
+
+def _apart(kind: str, settings: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """The kinds that a word stands for, each with the settings that are its own; what none knows goes to the last."""
+    kinds = TOGETHER.get(kind, (kind,))
+    if len(kinds) < 2:
+        return [(one, list(settings)) for one in kinds]
+    fields = {one: set(find.module("adapt", one).Config.model_fields) for one in kinds}
+    rest = [key for key in settings if key != "kind"]
+    found = []
+    for one in kinds[:-1]:
+        own = [key for key in rest if key in fields[one] and key not in fields[kinds[-1]]]
+        rest = [key for key in rest if key not in own]
+        found.append((one, own))
+    return [*found, (kinds[-1], rest)]
 
 
 def _schema(document: Document) -> type[Recipe]:
@@ -127,13 +189,17 @@ def _schema(document: Document) -> type[Recipe]:
             "model and base are both given", where=document.where(("model",)),
             why="the base model's own shape is used", fix="leave out `model`, or `base` to start from nothing",
         )  # fmt: skip
+    kinds = dict.fromkeys(entry["kind"] for entry in value.get("adapter", []))
+    if kinds:
+        configs_of = tuple(find.module("adapt", kind).Config for kind in kinds)
+        one = configs_of[0] if len(kinds) == 1 else Annotated[Union[configs_of], Field(discriminator="kind")]  # noqa: UP007
+        fields["adapter"] = (tuple[one, ...], ())
     return create_model("Recipe", __base__=Recipe, **fields)
 
 
-def _named(document: Document, folder: str, key: str, name: str) -> Any:
+def _named(document: Document, folder: str, key: str, name: str, where: str | None = None) -> Any:
     try:
         return find.module(folder, name)
     except UserError as error:
-        raise UserError(
-            error.what, where=document.where((key, "kind")), why=error.why, fix=error.fix
-        ) from error
+        where = where or document.where((key, "kind"))
+        raise UserError(error.what, where=where, why=error.why, fix=error.fix) from error

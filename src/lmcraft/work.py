@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .adapt import directory, entries
+from .adapt.base import directory_of, fingerprint
 from .core import find
 from .core.device import device, home
 from .core.errors import UserError
@@ -26,7 +28,6 @@ from .core.run import digest
 from .data import dataset, tokens
 from .data.loader import Loader
 from .data.records import parts
-from .generate.language_model import directory_of, weights_of
 from .models import model as models
 from .recipe import Recipe
 from .text.chat import ChatTemplate
@@ -63,12 +64,12 @@ def prepare(asked: Recipe, place: Path, stored: dict[str, Any] | None, ranks: Ra
     tokenizer = _tokenizer(asked, base, place, data, getattr(stage_module, "SPECIALS", ()))
     template = _template(asked, base, tokenizer)
     model = (
-        weights_of(base)
+        directory.finished(base, tokenizer)
         if base
         else models.build(asked.model.model_copy(update={"vocab": asked.model.vocab or tokenizer.size}))
     )
     own = None if asked.base else model.config  # a head that the stage adds is not what was asked for
-    model = stage.ready(model, data.train, tokenizer)
+    model = _adapted(asked, base, model, lambda model: stage.ready(model, data.train, tokenizer), tokenizer)
     if model.config.vocab < tokenizer.size:
         raise UserError(
             f"the model has {model.config.vocab} token embeddings, the tokenizer {tokenizer.size} tokens",
@@ -98,7 +99,7 @@ def prepare(asked: Recipe, place: Path, stored: dict[str, Any] | None, ranks: Ra
     work_device = device()
     train_config = asked.train.model_copy(update={
         "steps": asked.train.steps or max(1, round(asked.train.epochs * len(loader.rows) / asked.train.batch_size)),
-        "lr": asked.train.lr or stage_module.LR,
+        "lr": asked.train.lr or _learning_rate(asked, stage_module),
         "precision": _precision(asked, stored, work_device),
     })  # fmt: skip
     complete = asked.model_copy(update={
@@ -128,6 +129,37 @@ def _refuse_uneven(asked: Recipe, group: int, ranks: Ranks) -> None:
             where=f"train.batch_size={rows}", why=f"each takes as many rows of every step as the others{groups}",
             fix=f"choose {f'{below} or ' if below else ''}{above}, or another number of processes",
         )  # fmt: skip
+
+
+def _adapted(
+    asked: Recipe,
+    base: Path | None,
+    model: nn.Module,
+    ready: Callable[[nn.Module], nn.Module],
+    tokenizer: Tokenizer,
+) -> nn.Module:
+    """The model as the stage needs it, with the recipe's adapters; all but them and a fresh head is then frozen."""
+    if not asked.adapter:
+        return ready(model)
+    if base is None:
+        raise UserError(
+            "an adapter changes a finished model, and there is none", where="adapter", why="base is not given",
+            fix="name the run or model to start from: base=runs/book",
+        )  # fmt: skip
+    under, own = entries.Base(str(base), fingerprint(model)), list(model.parameters())
+    model = ready(model)
+    for parameter in own:
+        parameter.requires_grad_(False)
+    randomness.seed(asked.seed)  # whatever was drawn before, the same seed gives the same adapter
+    model = entries.apply(model, asked.adapter, under, tokenizer)
+    entries.require_trained(model)
+    return model
+
+
+def _learning_rate(asked: Recipe, stage: Any) -> float:
+    """That of the adapter that has one of its own, or the stage's."""
+    rates = [getattr(find.module("adapt", entry.kind), "LR", None) for entry in asked.adapter]
+    return next((rate for rate in rates if rate), stage.LR)
 
 
 def _tokenizer(

@@ -9,8 +9,12 @@
 4. `disabled(model)` is the base model: the reference policy of PPO and DPO without a second copy of the weights. It is
    refused where the base's own weights are trained, for then nothing of the base is left.
 
-An adapter's file has `Config`, and `apply(model, config, name, tokenizer) → model`; `merge(part, module)` where its
-parts can be written into the weights.
+5. `merge(model)` writes parts into the weights: `Part.merged` gives the new matrix, where there is one. A quantized
+   module becomes a linear one, since the merged weight belongs to the numbers that the part was trained beside.
+6. A module with `dense()` keeps its weight in another form (quantized): that of a linear module [out, in], or a table.
+
+An adapter's file has `Config`, and `apply(model, config, name, tokenizer) → model`; it may have `LR`, a peak learning
+rate that suits it.
 
 Proved by tests/contract/test_adapters.py.
 """
@@ -20,6 +24,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from ..core.errors import UserError
@@ -33,6 +38,21 @@ class Part(nn.Module):
 
     strength: float = 1.0
 
+    def merged(self, weight: Tensor, module: nn.Module) -> Tensor:
+        """The matrix [out, in] with which the module alone does what it does with this part beside it.
+
+        Args:
+            weight: the matrix so far: the module's own, with the parts before this one merged into it.
+
+        Raises:
+            UserError: no matrix does that.
+        """
+        kind = type(self).__module__.rpartition(".")[2]
+        raise UserError(
+            f"an adapter of kind {kind} cannot be merged", why="what it does cannot be written into the weights",
+            fix="use the run as it is: its model and its adapter are loaded together",
+        )  # fmt: skip
+
 
 def put_beside(module: nn.Module, name: str, part: Part) -> None:
     """Lets a part act on what a module puts out.
@@ -42,7 +62,7 @@ def put_beside(module: nn.Module, name: str, part: Part) -> None:
     """
     if not hasattr(module, "beside"):
         module.beside = nn.ModuleDict()
-        module.register_forward_hook(_act)
+        module.beside_hook = module.register_forward_hook(_act)
     if name in module.beside:
         raise UserError(
             f"there is an adapter {name!r} beside this module already",
@@ -128,12 +148,12 @@ def targets(
     """The modules whose paths end in one of the names asked for, such as `attn.q`, `mlp.up`, `embedding`, `head`.
 
     Args:
-        kinds: only modules of these classes can be asked for.
+        kinds: only modules of these classes can be asked for; a quantized one counts as nn.Linear.
 
     Raises:
         UserError: a name fits nothing.
     """
-    there = {path: module for path, module in model.named_modules() if isinstance(module, kinds)}
+    there = {path: module for path, module in model.named_modules() if _is_one_of(path, module, kinds)}
     found: dict[str, nn.Module] = {}
     for name in asked:
         wanted = ALIASES.get(name, name)
@@ -153,9 +173,100 @@ def short_names(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[st
     back = {ours: public for public, ours in ALIASES.items()}
     found = []
     for path, module in model.named_modules():
-        if isinstance(module, kinds) and ".beside." not in f".{path}.":
+        if _is_one_of(path, module, kinds):
             words = path.split(".")
             last = max((i for i, word in enumerate(words) if word.isdecimal()), default=-1)
             short = ".".join(words[last + 1 :])
             found.append(back.get(short, short))
     return list(dict.fromkeys(found))
+
+
+def _is_one_of(path: str, module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
+    """Whether a module of the base, not of a part beside it, is of one of these classes."""
+    stands_for = nn.Embedding if looks_up(module) else nn.Linear
+    right = isinstance(module, kinds) or (stands_for in kinds and is_quantized(module))
+    return right and ".beside." not in f".{path}."
+
+
+def is_quantized(module: nn.Module) -> bool:
+    """Whether a module keeps its weight in another form; a layer of BERT has a submodule `dense`, which is none."""
+    return callable(getattr(type(module), "dense", None))
+
+
+def looks_up(module: nn.Module) -> bool:
+    """Whether a module is a table of vectors, quantized or not."""
+    return hasattr(module, "num_embeddings")
+
+
+def matrix(module: nn.Module) -> Tensor:
+    """The weight [out, in] of a linear module, quantized or not; of a table too, which reads one-hot vectors."""
+    weight = module.dense() if is_quantized(module) else module.weight
+    return weight.t() if looks_up(module) else weight
+
+
+@torch.no_grad()
+def merge(model: nn.Module) -> nn.Module:
+    """The model with its parts written into the weights, as strong as they are now; nothing stands beside it any more.
+
+    What was tied and is no longer equal is untied, in the config too.
+
+    Raises:
+        UserError: a part cannot be written into a weight; the model is as it was.
+    """
+    weights = {path: _merged(module) for path, module in model.named_modules() if hasattr(module, "beside")}
+    tied, made = _shared(model), {}
+    for path, module in list(model.named_modules()):
+        if path in weights or is_quantized(module):
+            _replace(model, path, module, weights.get(path), made)
+    if _shared(model) != tied and getattr(model.config, "tied", False):
+        model.config = model.config.model_copy(update={"tied": False})
+    return model
+
+
+def _merged(module: nn.Module) -> Tensor | None:
+    """The merged matrix of a module; None if nothing has to be merged."""
+    weight = None
+    for part in module.beside.values():
+        if part.strength:
+            weight = part.merged(matrix(module) if weight is None else weight, module)
+    return weight
+
+
+def _shared(model: nn.Module) -> set[tuple[str, ...]]:
+    """Modules whose weights are one and the same."""
+    names_of: dict[int, list[str]] = {}
+    for path, module in model.named_modules():
+        weight = getattr(module, "packed", None) if is_quantized(module) else getattr(module, "weight", None)
+        if weight is not None:
+            names_of.setdefault(id(weight), []).append(path)
+    return {tuple(same) for same in names_of.values() if len(same) > 1}
+
+
+def _replace(
+    model: nn.Module, path: str, module: nn.Module, weight: Tensor | None, made: dict[int, nn.Parameter]
+) -> None:
+    """Gives a module its merged weight [out, in]; a quantized one becomes dense.
+
+    Args:
+        made: the dense weights of quantized modules that had nothing to merge, for those that share them.
+    """
+    if weight is not None:
+        turned = weight.t() if looks_up(module) else weight
+        new = nn.Parameter(turned.detach().contiguous(), requires_grad=False)
+    elif is_quantized(module):
+        own = id(getattr(module, "packed", module))
+        new = made[own] if own in made else made.setdefault(own, nn.Parameter(module.dense(), False))
+    else:
+        new = module.weight
+    if is_quantized(module):
+        if looks_up(module):
+            dense: nn.Module = nn.Embedding(*new.shape, device="meta")
+        else:
+            dense = nn.Linear(new.shape[1], new.shape[0], bias=False, device="meta")
+            dense.bias = module.bias
+        dense.weight = new
+        model.set_submodule(path, dense.train(module.training))
+        return
+    module.weight = new
+    module.beside_hook.remove()
+    del module.beside, module.beside_hook

@@ -26,8 +26,6 @@ from ..core.config import Strict
 from ..core.errors import UserError
 from .adapter import Part, put_beside
 
-LR = 1e-3
-
 
 class Config(Strict):
     """A trained layer beside the embedding."""
@@ -57,9 +55,9 @@ class PromptLayer(Part):
         return output + self.strength * self._vectors(x)
 
     def merged(self, weight: Tensor, module: nn.Module) -> Tensor:
-        """The embedding's matrix [D, V] with the layer added; a head that was tied to it is so no longer."""
+        """The table [D, V] with the layer added to it; a head that is tied to it gets a matrix of its own."""
         every_V = torch.arange(module.num_embeddings, device=weight.device)
-        return weight + self.strength * self._vectors(every_V).t()
+        return weight + self.strength * self._vectors(every_V).t().to(weight.dtype)
 
     def _vectors(self, ids: Tensor) -> Tensor:
         """[...] → [..., D]."""

@@ -39,6 +39,8 @@ def command(
     repetition_penalty: s.Penalty = 1.0,
     stop: s.Stop = None,
     seed: s.Seed = 0,
+    adapter: s.Adapter = None,
+    strength: s.Strength = None,
     as_json: s.AsJson = False,
 ) -> None:
     """Talk to a model that was tuned to chat: `lmcraft chat runs/demo/sft`, or `lmcraft chat smollm2` after a pull.
@@ -49,9 +51,8 @@ def command(
         max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
         repetition_penalty=repetition_penalty, stop=stop or [], seed=seed,
     )  # fmt: skip
-    from .. import api
 
-    lm = api.load(model)
+    lm = s.load(model, adapter, strength)
     abilities.require_conversation(lm, model)  # refused before anybody types
     start: Messages = [] if system is None else [{"role": "system", "content": system}]
     lm.prompt(

@@ -30,7 +30,11 @@ def directory(folder: Path) -> dict[str, Any]:
     from ..text.chat import ChatTemplate  # brings the tokenizers, which help texts do not need
 
     facts: dict[str, Any] = {}
-    for key, name in (("model_config", "config.json"), ("adapter_config", "adapter_config.json")):
+    for key, name in (
+        ("model_config", "config.json"),
+        ("adapter_config", "adapter_config.json"),
+        ("adapter", "lmcraft.json"),
+    ):
         if (folder / name).is_file():
             facts[key] = read_json(folder / name)
             if not isinstance(facts[key], dict):

@@ -37,6 +37,8 @@ def command(
         float, typer.Option(min=0, max=10, help="Of beam search: larger favours long answers.")
     ] = 0.6,
     seed: s.Seed = 0,
+    adapter: s.Adapter = None,
+    strength: s.Strength = None,
     as_json: s.AsJson = False,
 ) -> None:
     """Continue a text, or translate it: `lmcraft generate runs/book "It was"`.
@@ -52,20 +54,18 @@ def command(
         "repetition_penalty": repetition_penalty, "stop": stop or [],
     }  # fmt: skip
     samplings = [s.sampling(**shared, seed=seed + i) for i in range(number)]
-    from .. import api
     from ..generate.beam import Beams
 
-    lm = api.load(model)
+    lm = s.load(model, adapter, strength)
     abilities.require_text(lm, model)
     if lm.template is not None:
         say(
-            "note: this model was tuned to chat; `lmcraft chat` asks it with its template, this continues raw text"
+            "note: this model was tuned to chat; `lmcraft chat` asks it with its template, this continues text"
         )
     ids = lm.ids(text)
     if not ids:
-        raise UserError(
-            "there is nothing to continue", fix='give a text: lmcraft generate MODEL "Once upon a time"'
-        )
+        fix = 'give a text: lmcraft generate MODEL "Once upon a time"'
+        raise UserError("there is nothing to continue", fix=fix)
     before = "" if lm.model.reads_source else text
     if beams is not None:
         if number != 1 or stop:

@@ -19,7 +19,14 @@ from . import describe
 from .output import emit, table
 
 _GENERATIONS = 20  # of parents; runs that name each other in a circle would go on for ever
-_APART = ("config", "model_config", "adapter_config", "lineage", "files")  # shown below the other facts
+_APART = (
+    "config",
+    "model_config",
+    "adapter_config",
+    "adapter",
+    "lineage",
+    "files",
+)  # shown below the other facts
 
 
 def command(
@@ -128,7 +135,7 @@ def _text(result: dict[str, Any]) -> str:
         parts.append(table(["made from", "", "sha256"], rows))
     if result.get("files"):
         parts.append(table(["file", "bytes"], [[name, size] for name, size in result["files"].items()]))
-    for name in ("model_config", "adapter_config"):
+    for name in ("model_config", "adapter_config", "adapter"):
         if result.get(name):
             parts.append(f"{name}\n{_fields(result[name])}")
     if result.get("config"):

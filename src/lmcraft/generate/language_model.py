@@ -1,6 +1,6 @@
 """A language model ready to use: model, tokenizer, conversation template and Engine, loaded from a path.
 
-A path is a run, a public model directory, a GGUF file, or a name in the local store.
+A path is a run, a public model directory, an adapter's directory, a GGUF file, or a name in the local store.
 
 Legend: T positions, D width, N texts, V vocabulary.
 Proved by tests/contract/test_engine.py and tests/cli/test_life.py.
@@ -15,18 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core import gguf
+from ..adapt import adapter, directory, entries
+from ..adapt.base import directory_of, is_adapter, plain_weights
 from ..core.disk import write_json
 from ..core.errors import UserError
-from ..data.store import resolve
+from ..layers.source import Source
 from ..models import weights
-from ..models.gguf.load import load as load_gguf
 from ..text.chat import ChatTemplate
 from ..text.tokenizer import Tokenizer
 from .beam import Beams, search
 from .engine import Completion, Engine, Piece, Score
 from .reading import Filling, Label, Reader, Tagging
 from .sampling import Sampling
+
+TOKENIZERS = ("tokenizer.json", "vocab.txt")
 
 
 class LanguageModel:
@@ -38,23 +40,86 @@ class LanguageModel:
         self.engine = Engine(model, tokenizer, sorted(i for i in ids if i is not None))
 
     @classmethod
-    def load(cls, path: str | Path) -> LanguageModel:
-        """Loads a run, a model directory, a GGUF file or a name in the store."""
-        directory = directory_of(path)
-        tokenizer = Tokenizer.load(directory)
-        return cls(weights_of(directory), tokenizer, template_of(directory, tokenizer))
+    def load(
+        cls,
+        path: str | Path,
+        base: str | Path | None = None,
+        adapters: Mapping[str, str | Path] | None = None,
+    ) -> LanguageModel:
+        """Loads a run, a model or adapter directory, a GGUF file or a name in the store.
 
-    def save(self, directory: Path) -> None:
-        """Writes the public layout: config, weights, tokenizer, template, generation settings."""
-        weights.save(self.model, directory)
-        self.tokenizer.save(directory)
+        Args:
+            base: the model under the adapter that `path` is; default: where the adapter says that it is.
+            adapters: more adapters beside the same model, by the names under which they can be switched.
+
+        Raises:
+            UserError: there is no model, or an adapter belongs to another one.
+        """
+        place = directory_of(path)
+        beside: dict[str | None, Path] = {name: directory_of(one) for name, one in (adapters or {}).items()}
+        if is_adapter(place):
+            beside = {None: place, **beside}
+            place = directory.base_of(place) if base is None else directory_of(base)
+        elif base is not None:
+            raise UserError("this is a model, not an adapter", where=str(path), fix="leave base out")
+        places = [*beside.values(), place]
+        tokenizer = Tokenizer.load(next((one for one in places if _has_tokenizer(one)), place))
+        model = directory.load(beside, place, tokenizer) if beside else plain_weights(place)
+        template = next((one for one in places if ChatTemplate.exists(one)), place)
+        return cls(model, tokenizer, template_of(template, tokenizer))
+
+    @property
+    def adapters(self) -> list[str]:
+        """Names of the adapters beside the model."""
+        return adapter.names(self.model)
+
+    def set_strength(self, strength: float, name: str | None = None) -> None:
+        """Turns the dial of one adapter, or of all: 1 as trained, 0 as if it were not there."""
+        adapter.set_strength(self.model, strength, name)
+
+    def switch(self, name: str) -> None:
+        """Lets one adapter act and no other.
+
+        Raises:
+            UserError: there is no adapter of this name.
+        """
+        adapter.set_strength(self.model, 1.0, name)
+        for other in self.adapters:
+            if other != name:
+                adapter.set_strength(self.model, 0.0, other)
+
+    def merge(self, place: Path) -> float:
+        """Writes the adapters into the weights, saves the model and reads it again; this object is then merged.
+
+        Returns:
+            the largest difference between logits before and after, over a row of tokens from the whole vocabulary.
+
+        Raises:
+            UserError: an adapter cannot be merged, or the merged model answers differently; it is then not saved.
+        """
+        ids = _probe(self.model)
+        before = _answers(self.model, ids)
+        self.model = adapter.merge(self.model.eval())
+        self.model.adapted = []
+        self.engine.model = self.model
+        _require_same(before, _answers(self.model, ids))
+        self.save(place)
+        return _require_same(before, _answers(plain_weights(place), ids))
+
+    def save(self, place: Path) -> None:
+        """Writes config, weights (of an adapter only its own), tokenizer, template and generation settings."""
+        if entries.kept_apart(self.model):
+            directory.save(self.model, place)
+        else:
+            weights.save(self.model, place)
+        self.tokenizer.save(place)
         if self.template is not None:
-            (directory / "chat_template.jinja").write_text(self.template.source, encoding="utf-8")
+            (place / "chat_template.jinja").write_text(self.template.source, encoding="utf-8")
         if not self.model.generates:
             return
         ids = {"bos_token_id": self.tokenizer.bos, "eos_token_id": self.engine.stop_ids,
                "pad_token_id": self.tokenizer.pad}  # fmt: skip
-        write_json(directory / "generation_config.json", {k: v for k, v in ids.items() if v is not None})
+        write_json(place / "generation_config.json", {k: v for k, v in ids.items() if v is not None})
 
     @property
     def config(self) -> Any:
@@ -160,45 +225,40 @@ def start_id(model: nn.Module, tokenizer: Tokenizer) -> int:
     return first
 
 
-def directory_of(path: str | Path) -> Path:
-    """The model directory, or GGUF file, that a run, a directory, a file or a store name stands for."""
-    place = resolve(path)
-    if place.is_file():
-        return _model_file(place)
-    alone = sorted(place.glob("*.gguf")) if place.is_dir() and not (place / "config.json").is_file() else []
-    if len(alone) == 1:
-        return alone[0]
-    if (place / "config.json").is_file():
-        return place
-    if (place / "model" / "config.json").is_file():
-        return place / "model"
-    if (place / "origin.json").is_file():
-        raise UserError(
-            "this run has no model yet", where=str(place), why="its training has not ended",
-            fix="run the same train command again to finish it",
-        )  # fmt: skip
-    raise UserError(
-        "there is no model here", where=str(path), why="neither a run nor a directory with config.json",
-        fix="`lmcraft runs` and `lmcraft models` list what there is",
-    )  # fmt: skip
-
-
-def _model_file(place: Path) -> Path:
-    if gguf.is_gguf(place):
-        return place
-    fix = "name a .gguf file, or the directory that holds config.json and model.safetensors"
-    if gguf.is_pickled(place):
-        raise UserError("this is a pickle, which could run code when it is read", where=str(place), fix=fix)
-    raise UserError(
-        "this file is not a model", where=str(place), why="it does not begin as GGUF files do", fix=fix
-    )
-
-
-def weights_of(place: Path) -> nn.Module:
-    """The model in a directory or a GGUF file, in float32 and evaluation mode."""
-    return load_gguf(place) if place.is_file() else weights.load(place)
-
-
 def template_of(directory: Path, tokenizer: Tokenizer) -> ChatTemplate | None:
     """The template beside a model, or None for a base model."""
     return ChatTemplate.load(directory, tokenizer) if ChatTemplate.exists(directory) else None
+
+
+PROBE_TOKENS = 64
+MERGED_TOLERANCE = 1e-3
+
+
+def _probe(model: nn.Module) -> Tensor:
+    """Tokens from the whole vocabulary, the same at every call: [1, T]."""
+    vocab = getattr(model.config, "body", model.config).vocab
+    length = min(PROBE_TOKENS, model.max_length or PROBE_TOKENS)
+    return torch.randint(vocab, (1, length), generator=torch.Generator().manual_seed(0))
+
+
+@torch.inference_mode()
+def _answers(model: nn.Module, ids_BT: Tensor) -> Tensor:
+    ids_BT = ids_BT.to(next(model.parameters()).device)
+    beside = {"source": Source.of(ids_BT)} if model.reads_source else {}
+    return model.head(model(ids_BT, **beside)).float().cpu()
+
+
+def _require_same(before: Tensor, after: Tensor) -> float:
+    """The largest difference; refused where it is more than rounding."""
+    difference = float((before - after).abs().max())
+    allowed = MERGED_TOLERANCE * max(1.0, float(before.abs().max()))
+    if not difference <= allowed:
+        raise UserError(
+            f"the merged model answers differently: logits differ by {difference:.2e}",
+            why=f"rounding explains at most {allowed:.0e}", fix="use the run as it is; and please report this",
+        )  # fmt: skip
+    return difference
+
+
+def _has_tokenizer(place: Path) -> bool:
+    return place.is_file() or any((place / name).is_file() for name in TOKENIZERS)

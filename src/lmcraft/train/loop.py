@@ -31,6 +31,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from ..adapt.adapter import is_quantized
 from ..core.config import Strict
 from ..core.device import peak_memory_bytes
 from ..core.disk import free_space
@@ -277,6 +278,8 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
     storages = _storages(model)
     owner = {storage: name for name, storage in reversed(storages.items())}
     frozen = {name for name, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    packed = [f"{path}." for path, module in model.named_modules() if is_quantized(module)]
+    frozen |= {name for name, _ in model.named_buffers() if name.startswith(tuple(packed))}
     weights = ((name, tensor) for name, tensor in model.state_dict().items() if name not in frozen)
     return {name: tensor for name, tensor in weights if owner[storages[name]] == name}
 

@@ -6,7 +6,8 @@
    Matrices of one shape are orthogonalised together, and in float32 unless the run computes in bfloat16, which many
    processors do slowly; that is why it is written here although torch has a Muon, against which it is tested.
    Of a model in shares, every process puts the directions together and keeps its rows of the orthogonal matrix.
-3. A schedule is a pure function of step/steps, so it has no state to save. `inverse_sqrt` is that of 2017: a linear
+3. The parts of adapters are AdamW's as well, without decay: a thin factor is no map that could be made orthogonal.
+4. A schedule is a pure function of step/steps, so it has no state to save. `inverse_sqrt` is that of 2017: a linear
    rise, then the inverse square root of the step; lr is its peak, which the paper sets to (width · warmup steps)^-½.
 
 Proved by tests/unit/train/test_optim.py.
@@ -24,6 +25,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from ..adapt.adapter import parts as parts_of
 from ..core.config import Strict
 from ..core.errors import UserError
 from . import eightbit, offload, shards
@@ -87,6 +89,7 @@ def build(
     lookups = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     if isinstance(head := getattr(model, "output", None), nn.Linear):
         lookups.add(id(head.weight))
+    lookups |= {id(p) for part in parts_of(model).values() for p in part.parameters()}
     trained = [p for p in model.parameters() if p.requires_grad]
     matrices = [p for p in trained if p.ndim == 2 and id(p) not in lookups]
     others = [p for p in trained if p.ndim != 2 or id(p) in lookups]
