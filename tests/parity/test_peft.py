@@ -23,6 +23,7 @@ pytestmark = [
     pytest.mark.filterwarnings(
         "ignore:.*ensure_weight_tying:UserWarning"
     ),  # both beside a tied weight, on purpose
+    pytest.mark.filterwarnings("ignore:Setting .save_embedding_layers:UserWarning"),
 ]
 IDS = torch.randint(0, 64, (2, 9), generator=torch.Generator().manual_seed(3))
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj"]

@@ -67,21 +67,22 @@ def write(model: nn.Module, adapted: Adapted, base: str) -> Written | None:
     config, tensors = written
     saved, modules = whole
     common = {
-        "peft_type": method.TYPE, "task_type": _task(model), "base_model_name_or_path": base, "inference_mode": True,
-        "modules_to_save": modules or None,
+        "peft_type": method.TYPE, "task_type": _task(model, bool(modules)), "base_model_name_or_path": base,
+        "inference_mode": True, "modules_to_save": modules or None,
     }  # fmt: skip
     bare = getattr(method, "BARE", ())
     every = {name if name in bare else PREFIX + name: tensor for name, tensor in (tensors | saved).items()}
     return Written(common | config, every)
 
 
-def _task(model: nn.Module) -> str | None:
+def _task(model: nn.Module, head: bool) -> str | None:
+    """PEFT's word for what the model does; of a classifier only where its head is stored, which PEFT then expects."""
     if model.reads_source:
         return "SEQ_2_SEQ_LM"
     if model.generates:
         return "CAUSAL_LM"
-    task = getattr(model.config, "task", None)
-    return {"classes": "SEQ_CLS", "tags": "TOKEN_CLS", "embedding": "FEATURE_EXTRACTION"}.get(task)
+    task = getattr(model.config, "task", None) if head else None
+    return {"classes": "SEQ_CLS", "tags": "TOKEN_CLS"}.get(task)
 
 
 def entries(
