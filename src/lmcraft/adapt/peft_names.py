@@ -26,7 +26,7 @@ class Names:
     Attributes:
         modules: our modules by the name of the public one (several: joined along the outputs).
         turned: public modules that keep their matrix as [in, out].
-        links: the family's table by public tensor.
+        links: the family's table by public tensor, those that are stored twice under both names.
         prefixes: other beginnings of public names, and what they stand for.
     """
 
@@ -43,7 +43,7 @@ class Names:
             return None
         modules, turned, links = {}, set(), {}
         for link in family.links(model.config):
-            links[link.public] = link
+            links |= dict.fromkeys((link.public, *link.copies), link)
             public = link.public.removesuffix(".weight")
             if public == link.public or link.lead or link.as_row:
                 continue
