@@ -1,6 +1,6 @@
 """Three families of the chapter translate the same sentences: LSTM, LSTM with additive attention, Transformer.
 
-Equal parameters, equal data, at most thirty minutes each, trained through `lmcraft train translate`. The training data
+Equal parameters, equal data, half an hour each on one core, through `lmcraft train translate`. The training data
 are all pairs once and, as in Bahdanau et al. 2015, pairs joined to texts of up to 60 words. Measured are sacreBLEU on
 the held-out pairs, greedy and with beam search, and BLEU by the length of held-out pairs joined in the same way.
 

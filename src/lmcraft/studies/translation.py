@@ -47,7 +47,7 @@ NAMES = {
     "transformer": "Transformer",
     "unplaced": "Transformer without positions",
 }
-LETTERS = {"joined": 1, "lengths": (5, 10, 15, 20)}
+LETTERS = {"joined": 1, "lengths": (5, 10, 15, 20), "positions": "learned"}
 TIMED_STEPS = 8
 
 
@@ -66,6 +66,9 @@ class Config(Settings):
     test_lines: int = Field(100, ge=2, description="held-out lines of each length")
     width: int = Field(128, gt=0, description="of the Transformer")
     layers: int = Field(2, gt=0, description="of each encoder and each decoder")
+    positions: Literal["sinusoidal", "learned", "relative"] = Field(
+        "sinusoidal", description="of the Transformer; learned ones tell doubled letters apart sooner"
+    )
     batch_size: int = Field(64, gt=0)
     lr: float = Field(2e-3, gt=0)
     optimizer: Literal["muon", "adamw"] = "muon"
@@ -118,7 +121,9 @@ def task_of(config: Config) -> Task:
 def shapes(config: Config, task: Task) -> dict[str, Any]:
     """The configs of the models, of about as many parameters."""
     vocab, layers = task.tokenizer.size, config.layers
-    transformer = encdec.Config(vocab=vocab, layers=layers, width=config.width, heads=4, context=512)
+    transformer = encdec.Config(
+        vocab=vocab, layers=layers, width=config.width, heads=4, context=512, positions=config.positions
+    )
     aim = _size(transformer)
     found: dict[str, Any] = {}
     for name, attention in (("lstm", "none"), ("attention", "additive")):
