@@ -76,7 +76,7 @@ class Reference:
         """Annotations h [S, E] and the decoder's first state, layer by layer."""
         model, directions = self.model, self.model.encoder.directions
         embedding = model.embedding if model.source_embedding is None else model.source_embedding
-        h_SE, final = self.encoder(embedding(source_S))
+        h_SE, final = self.encoder(embedding(source_S) * model.scale)
         final = final if self.lstm else (final,)
         layers, below = len(model.bridges), len(model.encoder.ahead)
         start = []
@@ -92,7 +92,7 @@ class Reference:
 
     def hidden(self, source_S: Tensor, target_T: Tensor) -> Tensor:
         h_SE, start = self.encode(source_S)
-        y_TD = self.model.embedding(target_T)
+        y_TD = self.model.embedding(target_T) * self.model.scale
         if self.model.attentive is None:
             first = tuple(torch.stack(part) for part in zip(*start, strict=True))
             return self.decoder(y_TD, first if self.lstm else first[0])[0]

@@ -13,6 +13,8 @@
 3. Target segment n of a row reads source segment n of that row. Documents become rows of their own
    (lmcraft.layers.documents), so neither packing nor padding is seen by the network.
 4. Source and target share one vocabulary, and with `shared` one embedding.
+5. What is read is the embedding · sqrt(D), as in the Transformer of 2017: vectors that are small enough for a tied head
+   would hardly move the gates at the start (held-out loss after 300 steps at twice the learning rate: still 0.2 worse).
 
 Legend: B rows, N documents, T target positions, S source positions, D width, E width of the source's vectors.
 Proved by tests/parity/test_seq2seq.py, tests/unit/models/test_seq2seq.py and tests/contract/test_models.py.
@@ -114,6 +116,7 @@ class Seq2Seq(nn.Module):
         super().__init__()
         self.config = config
         width, std = config.width, config.width**-0.5
+        self.scale = width**0.5
         self.embedding = nn.Embedding(config.vocab, width)
         self.source_embedding = None if config.shared else nn.Embedding(config.vocab, width)
         for embedding in (self.embedding, self.source_embedding):
@@ -156,7 +159,7 @@ class Seq2Seq(nn.Module):
         """
         if segments_BT is None:
             segments_BT = torch.ones_like(tokens_BT)
-        x_BTD = self.embedding(tokens_BT)
+        x_BTD = self.embedding(tokens_BT) * self.scale
         if memory is None:
             if source is None:
                 raise ValueError("a sequence-to-sequence model needs a source, or a memory that holds it")
@@ -182,7 +185,7 @@ class Seq2Seq(nn.Module):
     def _encoded(self, tokens_BS: Tensor, documents: Documents) -> SourcedState:
         """Reads the sources of N documents: how their targets begin, and what they look at."""
         embedding = self.embedding if self.source_embedding is None else self.source_embedding
-        x_NSD = documents.take(embedding(tokens_BS))
+        x_NSD = documents.take(embedding(tokens_BS) * self.scale)
         h_NSE, finals = self.encoder(F.dropout(x_NSD, self.config.dropout, self.training), documents)
         layers = []
         for number, bridge in enumerate(self.bridges):

@@ -33,8 +33,8 @@ from ..models import encdec, seq2seq
 from ..models import model as models
 from ..models.model import count_parameters
 from ..report.finding import Figure, Finding, Grid, Line, Panel, Table
-from ..train import loop
-from . import alignment, corpus, pairs, stream
+from ..train import loop, optim
+from . import alignment, corpus, pairs
 from .alignment import Score
 from .pairs import Sizes, Task
 from .study import Settings
@@ -47,7 +47,7 @@ NAMES = {
     "transformer": "Transformer",
     "unplaced": "Transformer without positions",
 }
-LETTERS = {"joined": 1, "lengths": (5, 10, 15, 20)}
+LETTERS = {"joined": 1, "lengths": (5, 10, 15, 20), "positions": "learned"}
 TIMED_STEPS = 8
 
 
@@ -66,8 +66,12 @@ class Config(Settings):
     test_lines: int = Field(100, ge=2, description="held-out lines of each length")
     width: int = Field(128, gt=0, description="of the Transformer")
     layers: int = Field(2, gt=0, description="of each encoder and each decoder")
+    positions: Literal["sinusoidal", "learned", "relative"] = Field(
+        "sinusoidal", description="of the Transformer; learned ones tell doubled letters apart sooner"
+    )
     batch_size: int = Field(64, gt=0)
     lr: float = Field(2e-3, gt=0)
+    optimizer: Literal["muon", "adamw"] = "muon"
     seconds: float = Field(70, gt=0, description="of training for each model")
     steps: int | None = Field(None, gt=0, description="of training for each model, instead of seconds")
 
@@ -117,7 +121,9 @@ def task_of(config: Config) -> Task:
 def shapes(config: Config, task: Task) -> dict[str, Any]:
     """The configs of the models, of about as many parameters."""
     vocab, layers = task.tokenizer.size, config.layers
-    transformer = encdec.Config(vocab=vocab, layers=layers, width=config.width, heads=4, context=512)
+    transformer = encdec.Config(
+        vocab=vocab, layers=layers, width=config.width, heads=4, context=512, positions=config.positions
+    )
     aim = _size(transformer)
     found: dict[str, Any] = {}
     for name, attention in (("lstm", "none"), ("attention", "additive")):
@@ -145,7 +151,10 @@ def _train(config: Config, task: Task, lm: LanguageModel, shape: Any, label: str
     """Steps and seconds of training."""
     lesson = corpus.Lesson("translate", task.train, 512, {"smoothing": 0.0 if task.by_tokens else 0.1})
     training = loop.Config(
-        steps=config.steps or TIMED_STEPS, batch_size=config.batch_size, lr=config.lr, optim=stream.ADAMW
+        steps=config.steps or TIMED_STEPS,
+        batch_size=config.batch_size,
+        lr=config.lr,
+        optim=optim.Config(kind=config.optimizer, schedule="cosine", warmup=0.05, weight_decay=0.0),
     )
     if config.steps is None:
         trial = corpus.fresh(shape, config.seed, task.tokenizer)
@@ -215,6 +224,7 @@ def _finding(config: Config, task: Task, found: dict[str, Scores]) -> Finding:
     if grids:
         figures.append(Figure(name="alignment", caption=GRIDS, panels=list(grids)))
     long = f"for {config.steps:,} steps" if config.steps else f"for about {config.seconds:g} seconds"
+    optimizer = {"muon": "Muon", "adamw": "AdamW"}[config.optimizer]
     scored = "on the parts of the lines, since their words are long" if task.by_tokens else "13a, on the text"
     return Finding(
         claim=_claim(task, found),
@@ -222,8 +232,9 @@ def _finding(config: Config, task: Task, found: dict[str, Scores]) -> Finding:
         figures=figures,
         tables=[_table(task, found)],
         method=[
-            f"{len(task.train):,} lines, {ABOUT[task.name]}. Each model was trained with the stage `translate` on "
-            f"the same lines in the same order, {config.batch_size} at once, with AdamW at {config.lr:g}, {long}.",
+            f"{len(task.train):,} lines, {ABOUT[task.name]}. Each model was trained with the stage `translate` "
+            f"on the same lines in the same order, {config.batch_size} at once, with {optimizer} at {config.lr:g}, "
+            f"{long}.",
             f"Translations are greedy. Exact: the whole line is right. BLEU is sacreBLEU's, {scored}.",
             *([ALIGNED] if grids else []),
         ],

@@ -114,7 +114,7 @@ class Tokenizer:
         trainer = trainers.BpeTrainer(
             vocab_size=vocab,
             min_frequency=2,
-            special_tokens=[AddedToken(token, special=True, normalized=False) for token in specials],
+            special_tokens=[_special(token) for token in specials],
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         )
@@ -155,7 +155,7 @@ class Tokenizer:
     def extended(self, specials: Sequence[str]) -> Tokenizer:
         """The same with these special tokens behind its vocabulary, if it does not have them."""
         library = _Library.from_str(self._library.to_str())
-        library.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in specials])
+        library.add_special_tokens([_special(token) for token in specials])
         return type(self)(
             library, dataclasses.replace(self.roles, mask=self.roles.mask or find_mask(specials))
         )
@@ -369,6 +369,11 @@ def _batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:
             batch = []
     if batch:
         yield batch
+
+
+def _special(token: str) -> AddedToken:
+    """A mask takes the space before it, as the words do in whose places it stands while a model is trained."""
+    return AddedToken(token, special=True, normalized=False, lstrip=token == find_mask([token]))
 
 
 def _checked(text: str) -> str:

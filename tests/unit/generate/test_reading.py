@@ -87,6 +87,16 @@ def test_tags_of_words_of_any_length(tokenizer):
     assert lm.tag([" ".join(short)])[0].tags == expected  # a text is cut into the same words
 
 
+def test_a_mask_stands_where_a_word_stood(tokenizer):
+    """A failure would mean that a space comes before the mask, as it never did in training: the words that fill it
+    would be guesses about a text of another kind."""
+    whole = next(w for w in " ".join(TEXTS).split() if len(tokenizer.encode(f" {w}")) == 1)
+    word, masked = tokenizer.encode(f"The {whole} sees"), tokenizer.encode(f"The {MASK} sees")
+    assert [(i, j) for i, j in zip(word, masked, strict=True) if i != j] == [
+        (tokenizer.encode(f" {whole}")[0], tokenizer.mask)
+    ]
+
+
 def test_masked_words_are_filled(tokenizer):
     """A failure would mean that candidates belong to another position, or are not the likeliest."""
     lm = make(tokenizer)
