@@ -96,7 +96,7 @@ def context(name: str, seen: Inspection, tokenizer: Tokenizer, by_words: bool) -
             (anchor, label)
             for anchor, label, there in (
                 ("alignment", "Alignment", aligned), ("tokens", "Tokens", True),
-                ("next", "Masked tokens" if seen.masked else "Next tokens", predicted), ("attention", groups_word(seen), groups),
+                ("next", texts(seen)["table_title"], predicted), ("attention", groups_word(seen), groups),
                 ("lens", "Logit lens", lens), ("shapes", "Shapes", True),
             )
             if there

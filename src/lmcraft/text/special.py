@@ -82,6 +82,11 @@ def guess_roles(tokens: Sequence[str]) -> Roles:
     )
 
 
+def as_special(token: str) -> tokenizers.AddedToken:
+    """A special token; a mask takes the space before it, as the words do in whose places it stands in training."""
+    return tokenizers.AddedToken(token, special=True, normalized=False, lstrip=token in MASKS)
+
+
 def find_mask(tokens: Sequence[str]) -> str | None:
     """The token that stands in the place of a masked word, by its name."""
     return next((name for name in MASKS if name in tokens), None)

@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as _Library
 
 from ..core import gguf
@@ -35,7 +35,7 @@ from ..core.errors import UserError
 from . import gguf_tokenizer, wordpiece
 from .bytelevel import BYTE_OF, BYTES
 from .compression import Compression
-from .special import END_OF_DOCUMENT, PUBLIC, Roles, find_mask, guess_roles, read_roles
+from .special import END_OF_DOCUMENT, PUBLIC, Roles, as_special, find_mask, guess_roles, read_roles
 
 SPECIALS = (END_OF_DOCUMENT, "<|im_start|>", "<|im_end|>", "<|pad|>")
 MAX_FILE_BYTES = 256 << 20
@@ -114,7 +114,7 @@ class Tokenizer:
         trainer = trainers.BpeTrainer(
             vocab_size=vocab,
             min_frequency=2,
-            special_tokens=[_special(token) for token in specials],
+            special_tokens=[as_special(token) for token in specials],
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         )
@@ -155,7 +155,7 @@ class Tokenizer:
     def extended(self, specials: Sequence[str]) -> Tokenizer:
         """The same with these special tokens behind its vocabulary, if it does not have them."""
         library = _Library.from_str(self._library.to_str())
-        library.add_special_tokens([_special(token) for token in specials])
+        library.add_special_tokens([as_special(token) for token in specials])
         return type(self)(
             library, dataclasses.replace(self.roles, mask=self.roles.mask or find_mask(specials))
         )
@@ -369,11 +369,6 @@ def _batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:
             batch = []
     if batch:
         yield batch
-
-
-def _special(token: str) -> AddedToken:
-    """A mask takes the space before it, as the words do in whose places it stands while a model is trained."""
-    return AddedToken(token, special=True, normalized=False, lstrip=token == find_mask([token]))
 
 
 def _checked(text: str) -> str:

@@ -73,9 +73,9 @@ def _trained(hidden_BTD: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
 
 def _probe(model: Model, hidden_ND: Tensor) -> tuple[int, list[Tensor]]:
     """How many logits the head gives, and the tensors that are trained in it, from one row."""
-    logits_NV = model.head(hidden_ND[:1].detach())
+    logits_1V = model.head(hidden_ND[:1].detach())
     found: dict[int, Tensor] = {}
-    nodes, seen = [logits_NV.grad_fn], set()
+    nodes, seen = [logits_1V.grad_fn], set()
     while nodes:
         node = nodes.pop()
         if node is None or node in seen:
@@ -84,7 +84,7 @@ def _probe(model: Model, hidden_ND: Tensor) -> tuple[int, list[Tensor]]:
         if hasattr(node, "variable"):  # where gradients of a leaf are added up
             found[id(node.variable)] = node.variable
         nodes += [before for before, _ in node.next_functions]
-    return logits_NV.shape[-1], list(found.values())
+    return logits_1V.shape[-1], list(found.values())
 
 
 def _loss_and_gradients(

@@ -20,7 +20,8 @@ def runs(kind: str, losses: list[float], memory: int, seconds: float = 60.0) -> 
 def test_the_cheapest_of_those_as_good_as_the_best_is_taken():
     """A failure would mean that chance between seeds decides, or that memory is spent on nothing."""
     found = judge([
-        *runs("none", [2.00, 2.04, 1.98], 900), *runs("lora", [2.02, 1.99, 2.03], 500), *runs("freeze", [2.5, 2.6, 2.55], 300),
+        *runs("none", [2.00, 2.04, 1.98], 900), *runs("lora", [2.02, 1.99, 2.03], 500),
+        *runs("freeze", [2.5, 2.6, 2.55], 300),
     ])  # fmt: skip
     assert found.chosen.label == "lora" and "44% less peak memory" in found.reason and "none" in found.reason
     assert found.front == ["none", "lora", "freeze"]
