@@ -179,3 +179,45 @@ def test_the_seed_is_all_that_its_start_depends_on(net, kind, place, adapted):
     torch.manual_seed(0)
     again = entries.apply(base, [find.module("adapt", kind).Config()], entries.Base("", ""), None)
     assert hashes(again) == hashes(adapted)
+
+
+@pytest.mark.parametrize("net", ["decoder", "rnn", "seq2seq"])
+@pytest.mark.parametrize("wanted", ["lora", "dora", "bottleneck", "prompt_layer", "soft_prompt"])
+def test_over_a_quantized_base_it_keeps_the_same(net, wanted, place, tmp_path):
+    """A failure would mean that QLoRA and its kin cannot be trained, or answer differently once they are loaded."""
+    kind, more = ("lora", {"dora": True}) if wanted == "dora" else (wanted, {})
+    quantize = find.module("adapt", "quantize").Config()
+
+    def over(*configs):
+        base = weights.load(place)
+        adapter.freeze(base)
+        torch.manual_seed(0)
+        return entries.apply(
+            base, list(configs), entries.Base(str(place), fingerprint(weights.load(place))), None
+        )
+
+    try:
+        made = over(quantize, find.module("adapt", kind).Config(**more))
+    except UserError as error:
+        assert error.why, f"{kind} refuses without a reason: {error}"
+        return
+    if kind not in NOT_EXACT:
+        torch.testing.assert_close(logits(made), logits(over(quantize)), rtol=0, atol=1e-6)
+    before = hashes(made)
+    optimizers = optim.build(optim.Config(kind="adamw"), 1e-2, made)
+    for _ in range(2):
+        optimizers.zero_grad()
+        step(made, optimizers)
+    after = hashes(made)
+    assert {n for n in before if before[n] != after[n]} == set(trained(made))
+    made.eval()
+    directory.save(made, tmp_path / "adapter")
+    assert torch.equal(logits(directory.load({None: tmp_path / "adapter"}, place, None)), logits(made))
+    answers = logits(made)
+    try:
+        merged = adapter.merge(made)
+    except UserError as error:
+        assert error.why and error.fix
+        return
+    torch.testing.assert_close(logits(merged), answers, rtol=0, atol=1e-5)
+    assert not any(map(adapter.is_quantized, merged.modules()))

@@ -79,7 +79,8 @@ def fingerprint(model: nn.Module) -> str:
     total = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         flat = tensor.reshape(-1)
-        some = flat[torch.linspace(0, len(flat) - 1, min(SAMPLES, len(flat)), device=flat.device).long()]
+        count = min(SAMPLES, len(flat))  # in whole numbers: a float32 cannot name every place of a large tensor
+        some = flat[torch.arange(count, device=flat.device) * (len(flat) - 1) // max(1, count - 1)]
         total.update(f"{name} {list(tensor.shape)}\n".encode())
         total.update(some.double().cpu().numpy().tobytes())
     return total.hexdigest()

@@ -61,7 +61,7 @@ class LoRA(adapter.Part):
     def __init__(self, module: nn.Module, rank: int, scale: float, dropout: float, dora: bool) -> None:
         super().__init__()
         rows, columns = sides(module)
-        here = next(chain(module.parameters(recurse=False), module.buffers(recurse=False))).device
+        here = next(chain(module.parameters(), module.buffers())).device
         self.scale, self.dropout = scale, dropout
         self.A = nn.Parameter(torch.zeros(rank, columns, device=here))
         self.B = nn.Parameter(torch.zeros(rows, rank, device=here))
