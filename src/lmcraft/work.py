@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .adapt import directory, entries
+from .adapt import directory, entries, quantize
 from .adapt.base import directory_of, fingerprint
 from .core import find
 from .core.device import device, home
@@ -69,7 +69,12 @@ def prepare(asked: Recipe, place: Path, stored: dict[str, Any] | None, ranks: Ra
         else models.build(asked.model.model_copy(update={"vocab": asked.model.vocab or tokenizer.size}))
     )
     own = None if asked.base else model.config  # a head that the stage adds is not what was asked for
-    model = _adapted(asked, base, model, lambda model: stage.ready(model, data.train, tokenizer), tokenizer)
+    work_device = device()
+    precision = _precision(asked, stored, work_device)
+    halved = precision == "bf16" and asked.train.offload == "none" and ranks.kind != "fsdp"
+    model = _adapted(
+        asked, base, model, lambda model: stage.ready(model, data.train, tokenizer), tokenizer, halved
+    )
     if model.config.vocab < tokenizer.size:
         raise UserError(
             f"the model has {model.config.vocab} token embeddings, the tokenizer {tokenizer.size} tokens",
@@ -96,11 +101,10 @@ def prepare(asked: Recipe, place: Path, stored: dict[str, Any] | None, ranks: Ra
     if not loader.rows:
         raise UserError("there is nothing to train on", where=", ".join(asked.data.files),
                         why="every record was dropped", fix="raise data.context or look at `lmcraft data`")  # fmt: skip
-    work_device = device()
     train_config = asked.train.model_copy(update={
         "steps": asked.train.steps or max(1, round(asked.train.epochs * len(loader.rows) / asked.train.batch_size)),
         "lr": asked.train.lr or _learning_rate(asked, stage_module),
-        "precision": _precision(asked, stored, work_device),
+        "precision": precision,
     })  # fmt: skip
     complete = asked.model_copy(update={
         "train": train_config, "out": str(place), "model": own,
@@ -137,8 +141,14 @@ def _adapted(
     model: nn.Module,
     ready: Callable[[nn.Module], nn.Module],
     tokenizer: Tokenizer,
+    halved: bool,
 ) -> nn.Module:
-    """The model as the stage needs it, with the recipe's adapters; all but them and a fresh head is then frozen."""
+    """The model as the stage needs it, with the recipe's adapters; all but them and a fresh head is then frozen.
+
+    Args:
+        halved: keep frozen matrices in bfloat16. Where products are in bfloat16 they would be read so anyway, from a
+            copy for each product. DoRA takes norms of the weights and `freeze` trains some: these need them whole.
+    """
     if not asked.adapter:
         return ready(model)
     if base is None:
@@ -150,6 +160,11 @@ def _adapted(
     model = ready(model)
     for parameter in own:
         parameter.requires_grad_(False)
+    whole = any(
+        entry.kind in ("quantize", "freeze") or getattr(entry, "dora", False) for entry in asked.adapter
+    )
+    if halved and not whole:
+        model = quantize.apply(model, quantize.Config(bits=16), "base", tokenizer)
     randomness.seed(asked.seed)  # whatever was drawn before, the same seed gives the same adapter
     model = entries.apply(model, asked.adapter, under, tokenizer)
     entries.require_trained(model)

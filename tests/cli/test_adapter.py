@@ -124,3 +124,24 @@ def test_what_cannot_work_is_refused(folder, capsys):
     assert run(tune(folder, "fits")) == 0
     with pytest.raises(UserError, match="another base"):
         lmcraft.load(folder / "fits", base=folder / "other")
+
+
+def test_a_halved_base_trains_the_same(folder, monkeypatch):
+    """A failure would mean that keeping a frozen base in bfloat16 changes what is learned."""
+    from lmcraft.adapt import quantize
+
+    asked = [f"base={folder / 'book'}", f"data={folder / 'chats.jsonl'}", "train.steps=3", "train.batch_size=4",
+             "adapter=lora", "train.precision=bf16"]  # fmt: skip
+    calls = []
+    halve = quantize.apply
+    monkeypatch.setattr(quantize, "apply", lambda model, *rest: calls.append(1) or halve(model, *rest))
+    for _ in lmcraft.train("sft", asked, out=folder / "in-half"):
+        pass
+    monkeypatch.setattr(quantize, "apply", lambda model, *rest: model)
+    for _ in lmcraft.train("sft", asked, out=folder / "in-full"):
+        pass
+    one, other = (
+        load_file(folder / name / "adapter" / "adapter_model.safetensors") for name in ("in-half", "in-full")
+    )
+    assert calls and one.keys() == other.keys()
+    assert all(one[name].equal(other[name]) for name in one)

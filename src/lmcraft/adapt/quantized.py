@@ -78,14 +78,14 @@ class Packed(nn.Module):
         """Size in memory."""
         return sum(buffer.numel() * buffer.element_size() for buffer in self.buffers())
 
-    def matrix(self) -> Tensor:
-        """The matrix in float32, [rows, columns]."""
+    def matrix(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The matrix, [rows, columns]; that of 16 bits is not copied where it is asked for as it lies."""
         if self.bits == 16:
-            return self.codes.float()
+            return self.codes.to(dtype)
         if self.bits == 8:
-            return self.codes.float().mul_(self.scales)
+            return self.codes.float().mul_(self.scales).to(dtype)
         numbers = _pairs_of(self.codes).view(-1, self.block).mul_(self._scales()[:, None])
-        return numbers.flatten()[: self.shape.numel()].view(self.shape)
+        return numbers.flatten()[: self.shape.numel()].view(self.shape).to(dtype)
 
     def rows(self, ids: Tensor) -> Tensor:
         """Some rows in float32, [...] → [..., columns]; the others stay packed where no block spans two rows."""
@@ -211,9 +211,10 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, packed: Packed) -> Tensor:
         ctx.packed, ctx.dtype = packed, x.dtype
-        return F.linear(x, packed.matrix().to(x.dtype))
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        return F.linear(x, packed.matrix(dtype))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        weight = ctx.packed.matrix().to(gradient.dtype)
-        return (gradient @ weight).to(ctx.dtype), None
+        return (gradient @ ctx.packed.matrix(gradient.dtype)).to(ctx.dtype), None
