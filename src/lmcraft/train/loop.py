@@ -184,6 +184,7 @@ def _steps(
                 finite = math.isfinite(value)
                 ranks.agree(None if finite else _problem(f"has a loss of {value}", done + 1, micro.rows))
                 (scaler.scaled(loss) / count).backward()
+                del loss  # its graph, though empty now, would lie between the blocks of the next forward
                 total += value
             ranks.reduce(model)
             norm = ranks.norm(model) / scaler.scale
