@@ -3,7 +3,8 @@
 1. A storage is counted once, however many tensors view it, from the operation that made it until nothing refers to it.
 2. What it is for is known from where it was made: inside which module, in the backward pass, in the optimizer's step, or
    in the loss. Gradients and optimizer state are told apart from temporary numbers when they are kept.
-3. `lmcraft.train.heap` adds what the allocator cannot use.
+3. The largest sum is kept for the forward, the backward and the update each: which of them is the largest changes with
+   the depth of a model.
 
 Proved by tests/unit/train/test_ledger.py and benchmarks/plan_grid.py.
 """
@@ -21,11 +22,9 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.optim import optimizer as optimizers
 
-from .heap import Heap
-
 PARAMETERS, GRADIENTS, OPTIMIZER = "parameters", "gradients", "optimizer"
-LOSS, BACKWARD, UPDATE, BATCH = "logits and loss", "backward", "update", "batch"
-CASTS, OTHER = "weights in other numbers", "activations: other"
+LOSS, FORWARD, BACKWARD, UPDATE = "logits and loss", "forward", "backward", "update"
+OTHER = "activations: other"
 # Words in the name of a class, and what its activations are called; the first that fits.
 KINDS = {
     "attention": "activations: attention", "mlp": "activations: mlp", "norm": "activations: norms",
@@ -39,15 +38,15 @@ class Ledger:
 
     Attributes:
         live: bytes now.
-        peak: bytes at the moment when the heap last grew.
-        heap: where they lie.
+        peaks: bytes at the fullest moment of each phase.
     """
 
     def __init__(self) -> None:
         self.live: Counter[str] = Counter()
-        self.peak: Counter[str] = Counter()
-        self.heap = Heap()
-        self._held: dict[int, tuple[weakref.ref, int, int, str]] = {}
+        self.peaks: dict[str, Counter[str]] = {}
+        self._sum = 0
+        self._largest: Counter[str] = Counter()
+        self._held: dict[int, tuple[weakref.ref, int, str]] = {}
         self._inside: list[str | None] = []
         self._updating = False
 
@@ -57,23 +56,29 @@ class Ledger:
         key = storage._cdata
         known = self._held.get(key)
         if known is not None and known[0]() is storage:
-            if purpose is not None and known[3] != purpose:
-                self.live[known[3]] -= known[1]
+            if purpose is not None and known[2] != purpose:
+                self.live[known[2]] -= known[1]
                 self.live[purpose] += known[1]
-                self._held[key] = (*known[:3], purpose)
+                self._held[key] = (*known[:2], purpose)
             return
         size, purpose = storage.nbytes(), purpose or self._purpose()
-        top = self.heap.top
-        address = self.heap.take(size)
         self.live[purpose] += size
-        self._held[key] = (weakref.ref(storage, lambda _: self._end(key)), size, address, purpose)
-        if self.heap.top > top:
-            self.peak = self.live.copy()
+        self._sum += size
+        self._held[key] = (weakref.ref(storage, lambda _: self._end(key)), size, purpose)
+        phase = self._phase()
+        if self._sum > self._largest[phase]:
+            self._largest[phase] = self._sum
+            self.peaks[phase] = self.live.copy()
 
     def _end(self, key: int) -> None:
-        _, size, address, purpose = self._held.pop(key)
+        _, size, purpose = self._held.pop(key)
         self.live[purpose] -= size
-        self.heap.give(address, size)
+        self._sum -= size
+
+    def _phase(self) -> str:
+        if torch._C._current_graph_task_id() != -1:
+            return BACKWARD
+        return UPDATE if self._updating else FORWARD
 
     def _purpose(self) -> str:
         if self._inside and self._inside[-1] is not None:

@@ -9,7 +9,8 @@
 2. Tensors of whole numbers and truth values that do not depend on weights (tokens, targets, segments, masks) are real as
    long as they are small. So whatever a program decides from them, it decides as in a real run.
 3. A question about a number without value is answered with 1 or true: a loss that is finite, say.
-4. Every storage is reported to the ledger, with or without numbers.
+4. Every storage is reported to the ledger, with or without numbers; and the floating-point operations of products and
+   of attention are added up.
 
 Proved by tests/unit/train/test_weightless.py and benchmarks/plan_grid.py.
 """
@@ -24,7 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
 from .ledger import Ledger, held_by
 
@@ -39,12 +41,15 @@ class Weightless(TorchDispatchMode):
         super().__init__()
         self.ledger = ledger
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
+        self.operations = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None) -> Any:
         kwargs = kwargs or {}
         if func is torch.ops.prim.device.default:
             return args[0].fake_device if isinstance(args[0], FakeTensor) else args[0].device
         result = self._run(func, args, kwargs)
+        if (count := _COUNTS.get(func.overloadpacket)) is not None:
+            self.operations += count(*args, **kwargs, out_val=result)
         if isinstance(result, Tensor):
             self.ledger.note(result)
         else:
@@ -72,9 +77,28 @@ class Weightless(TorchDispatchMode):
             with self.fake:
                 empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
             memo[id(tensor)] = (
-                nn.Parameter(empty, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+                nn.Parameter(empty, requires_grad=tensor.requires_grad)
+                if isinstance(tensor, nn.Parameter)
+                else empty
             )
         return copy.deepcopy(model, memo)
+
+
+def _attention(query, key, value, *_, out_val, **__) -> int:
+    """Two products of all queries with all keys."""
+    return 4 * math.prod(query.shape[:3]) * key.shape[2] * query.shape[3]
+
+
+def _attention_backward(_, query, key, *__, out_val, **___) -> int:
+    """The weights once more, and two products for each of the two in the forward."""
+    return 10 * math.prod(query.shape[:3]) * key.shape[2] * query.shape[3]
+
+
+_COUNTS = {
+    **flop_registry,
+    _aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
 
 
 def _elements(func: Any, args: tuple, tensors: list[Tensor]) -> int:
