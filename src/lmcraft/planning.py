@@ -69,7 +69,7 @@ def of_recipe(asked: Recipe, ranks: int = 1) -> Planned:
                         fix=f"leave data.context out, or at most {model.max_length}")  # fmt: skip
     kind = asked.stage.kind
     rows = Rows(
-        width, source=width if model.reads_source else 0,
+        width, source=width if model.reads_source or kind == "embed" else 0,
         documents=2 if asked.data.pack and module.PACK and width > 1 else 1, trained=TRAINED.get(kind, 1.0),
         one_target=kind in ONE_TARGET, group=getattr(asked.stage, "group", 1),
     )  # fmt: skip

@@ -65,7 +65,7 @@ class Ledger:
         self.live[purpose] += size
         self._sum += size
         self._held[key] = (weakref.ref(storage, lambda _: self._end(key)), size, purpose)
-        phase = self._phase()
+        phase = self.phase
         if self._sum > self._largest[phase]:
             self._largest[phase] = self._sum
             self.peaks[phase] = self.live.copy()
@@ -75,7 +75,9 @@ class Ledger:
         self.live[purpose] -= size
         self._sum -= size
 
-    def _phase(self) -> str:
+    @property
+    def phase(self) -> str:
+        """Forward, backward or update."""
         if torch._C._current_graph_task_id() != -1:
             return BACKWARD
         return UPDATE if self._updating else FORWARD

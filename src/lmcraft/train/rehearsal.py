@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ..data.batch import IGNORE, Batch
 from ..layers.source import Source
 from . import loop
-from .ledger import OPTIMIZER, PARAMETERS, Ledger
+from .ledger import OPTIMIZER, PARAMETERS, UPDATE, Ledger
 from .shards import BLOCKS
 from .weightless import Weightless
 
@@ -178,7 +178,9 @@ def _counted(
         phase: {name: float(size) for name, size in peak.items() if size > 0}
         for phase, peak in ledger.peaks.items()
     }
-    return parts, mode.operations / STEPS * config.batch_size / rows
+    done = mode.operations
+    read = (done.total() - done[UPDATE]) * config.batch_size / rows
+    return parts, (read + done[UPDATE]) / STEPS
 
 
 def _stacks(model: nn.Module) -> list[nn.ModuleList]:

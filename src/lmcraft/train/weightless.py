@@ -1,13 +1,13 @@
-"""Tensors that have a shape and no memory: any code of ours runs on them, in the order and with the sizes of a real run.
+"""Tensors that have a shape and no memory: any code of ours runs on them, as in a real run.
 
     with Weightless(ledger) as mode:
         model = mode.copy(model)          # or one that was built on the meta device
         ...                               # the real stage, loop and optimizer
 
-1. Operations on such tensors are those of torch's FakeTensorMode, which chooses the kernels of the device that it stands
-   for (so attention is the fused one of a CPU). Their results have no numbers.
-2. Tensors of whole numbers and truth values that do not depend on weights (tokens, targets, segments, masks) are real as
-   long as they are small. So whatever a program decides from them, it decides as in a real run.
+1. Operations on such tensors are those of torch's FakeTensorMode, which chooses the kernels of the device that it
+   stands for (so attention is the fused one of a CPU). Their results have no numbers.
+2. Tensors of whole numbers and truth values that do not depend on weights (tokens, targets, segments, masks) are real
+   as long as they are small. So whatever a program decides from them, it decides as in a real run.
 3. A question about a number without value is answered with 1 or true: a loss that is finite, say.
 4. Every storage is reported to the ledger, with or without numbers; and the floating-point operations of products and
    of attention are added up.
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import Counter
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ class Weightless(TorchDispatchMode):
         super().__init__()
         self.ledger = ledger
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
-        self.operations = 0
+        self.operations: Counter[str] = Counter()  # by phase
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None) -> Any:
         kwargs = kwargs or {}
@@ -49,7 +50,7 @@ class Weightless(TorchDispatchMode):
             return args[0].fake_device if isinstance(args[0], FakeTensor) else args[0].device
         result = self._run(func, args, kwargs)
         if (count := _COUNTS.get(func.overloadpacket)) is not None:
-            self.operations += count(*args, **kwargs, out_val=result)
+            self.operations[self.ledger.phase] += count(*args, **kwargs, out_val=result)
         if isinstance(result, Tensor):
             self.ledger.note(result)
         else:
