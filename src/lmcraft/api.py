@@ -16,11 +16,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import planning
 from . import recipe as recipes
 from .adapt.entries import kept_apart
 from .core import config as configs
 from .core import find
-from .core.device import keep_freed_memory, peak_memory_bytes
+from .core.device import keep_freed_memory, memory_now_bytes, peak_memory_bytes
 from .core.errors import UserError
 from .core.log import Metrics, say
 from .core.run import Run, to_json
@@ -112,6 +113,7 @@ def train(
         out: directory of the run; wins over `out` in the config.
     """
     keep_freed_memory()
+    empty = memory_now_bytes()
     asked = source if isinstance(source, Recipe) else recipes.read(source, overrides)
     directory = place(asked, out)
     ranks = parallel.begin(asked.train.parallel, named=True)
@@ -124,7 +126,7 @@ def train(
                 held.enter_context(run.lock())
                 _check_data(run, work.facts)
                 work.tokenizer.save(run.path / "tokenizer")
-        yield from _train(run, work, ranks) if ranks.first else _assist(run, work, ranks)
+        yield from _train(run, work, ranks, empty) if ranks.first else _assist(run, work, ranks)
 
 
 def _is_finished(asked: Recipe, directory: Path) -> bool:
@@ -195,7 +197,7 @@ def _held_out_loss(work: Work, step: Step, ranks: Ranks) -> float | None:
     )  # fmt: skip
 
 
-def _train(run: Run, work: Work, ranks: Ranks) -> Iterator[Step]:
+def _train(run: Run, work: Work, ranks: Ranks, empty: int | None) -> Iterator[Step]:
     config = work.recipe.train
     lm = LanguageModel(work.model, work.tokenizer, work.template)
     found, _ = checkpoint.newest(run.path / "checkpoints")
@@ -236,12 +238,22 @@ def _train(run: Run, work: Work, ranks: Ranks) -> Iterator[Step]:
     facts = {
         "seconds": seconds,
         "peak_memory_bytes": peak_memory_bytes(),
+        "memory_before_bytes": empty,
         "parameters": models.count_parameters(lm.model),
         **({"processes": ranks.world, "parallel": ranks.kind} if ranks.together else {}),
         "trained_parameters": sum(p.numel() for p in lm.model.parameters() if p.requires_grad),
     }
-    run.set_status("done", step=config.steps, **facts)
+    run.set_status("done", step=config.steps, predicted_memory_bytes=_predicted(work, ranks), **facts)
     page.write(run)
+
+
+def _predicted(work: Work, ranks: Ranks) -> int | None:
+    """What `lmcraft plan` says that this training needs, above what the process had before; None if it cannot say."""
+    try:
+        return planning.of_run(work.stage, work.model, work.loader, work.recipe.train, ranks.world).peak
+    except Exception as error:  # a run that has succeeded must not fail for want of a comparison
+        say(f"no plan to compare the memory with: {error}")
+        return None
 
 
 def _sample(run: Run, lm: LanguageModel, work: Work, step: int) -> None:

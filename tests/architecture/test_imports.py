@@ -18,8 +18,8 @@ LEVELS = {
     "generate": 4, "train": 4,
     "stages": 5, "evals": 5, "feedback": 5,
     "export": 6, "report": 6, "recipe": 6,
-    "work": 7, "inspect": 7,
-    "api": 8,
+    "work": 7, "inspect": 7, "planning": 7,
+    "api": 8, "fitting": 8,
     "compare": 9, "demo": 9, "studies": 9,
     "serve": 10, "cli": 10, "__init__": 10, "__main__": 11,
 }  # fmt: skip

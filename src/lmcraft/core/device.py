@@ -55,6 +55,14 @@ def peak_memory_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts kibibytes, macOS bytes
 
 
+def memory_now_bytes() -> int | None:
+    """The resident memory of this process; None where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return None
+
+
 def device(name: str = "auto") -> torch.device:
     """The torch device of a name: "cpu", "cuda", "cuda:1", "mps", or "auto" for the best that is here.
 

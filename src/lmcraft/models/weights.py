@@ -173,6 +173,12 @@ def examine(directory: Path) -> Report:
     return _matched(directory)[2]
 
 
+def unfilled(directory: Path) -> nn.Module:
+    """The model that a directory's config.json describes, without memory; no weights need to be there."""
+    config = _config(directory)[2]
+    return skeleton(config, MAX_LAYERS, str(directory / "config.json"))
+
+
 def _matched(directory: Path) -> tuple[nn.Module, list[tuple[Link, list[Stored]]], Report]:
     """The model without memory, and for each of its links the stored tensors that hold it."""
     model_type, family, config = _config(directory)

@@ -61,9 +61,27 @@ def resources(facts: Facts) -> list[tuple[str, str]]:
         ("Tokens per second, over all the time", words.count(_over_all(facts.tokens_read, seconds))),
         ("Parameters", words.count(facts.state.get("parameters"))),
         ("Peak memory of the process", words.size(peak_memory_bytes(facts))),
+        *_memory(facts),
         ("Precision", str(facts.setting("train", "precision") or words.UNKNOWN)),
     ]
     return [row for row in found if row[1] != words.UNKNOWN]
+
+
+def _memory(facts: Facts) -> list[tuple[str, str]]:
+    """What training took above an empty process, measured and as `lmcraft plan` predicts it."""
+    peak, before, predicted = (
+        words.number(value)
+        for value in (
+            peak_memory_bytes(facts), facts.state.get("memory_before_bytes"), facts.state.get("predicted_memory_bytes")
+        )
+    )  # fmt: skip
+    if peak is None or before is None or predicted is None or peak <= before:
+        return []
+    off = (predicted - (peak - before)) / (peak - before)
+    return [
+        ("Peak memory above the start, measured", words.size(peak - before)),
+        ("Peak memory above the start, predicted", f"{words.size(predicted)} ({off:+.0%})"),
+    ]
 
 
 def _over_all(tokens: float | None, seconds: float | None) -> float | None:

@@ -116,14 +116,14 @@ class Trains(Protocol):
 
 
 def train(
-    stage: Trains, model: nn.Module, loader: Loader, config: Config, checkpoints: Path,
+    stage: Trains, model: nn.Module, loader: Loader, config: Config, checkpoints: Path | None,
     report: Callable[[str], None], ranks: Ranks = ALONE,
 ) -> Iterator[Step]:  # fmt: skip
     """Trains to the end, from the newest valid checkpoint if there is one.
 
     Args:
         config: complete: steps, lr and precision are set.
-        checkpoints: folder of this run's checkpoints; the run must be locked.
+        checkpoints: folder of this run's checkpoints; the run must be locked. None: nothing is kept (a rehearsal).
         report: is told what the user should know (resumed from where, which checkpoint was bad).
         ranks: the processes that train this model together; each calls this with the loader of its own rows.
 
@@ -142,7 +142,7 @@ def train(
 
 
 def _steps(
-    stage: Trains, model: nn.Module, loader: Loader, config: Config, checkpoints: Path,
+    stage: Trains, model: nn.Module, loader: Loader, config: Config, checkpoints: Path | None,
     report: Callable[[str], None], ranks: Ranks, averages: Path | None,
 ) -> Iterator[Step]:  # fmt: skip
     """The loop itself; `averages`: where the optimizer's lie, if not in memory."""
@@ -151,10 +151,12 @@ def _steps(
     optimizers = optim.build(config.optim, config.lr, model, _products(config), averages)
     scaler = Scaler(config.precision)
     done = _resume(model, optimizers, scaler, loader, checkpoints, report, ranks)
-    if done < config.steps:
+    if done < config.steps and checkpoints is not None:
         ranks.from_first(lambda: free_space(checkpoints, _checkpoint_bytes(model)))
 
     def save(step: int) -> None:
+        if checkpoints is None:
+            return
         broken = _not_finite(model, of="data")
         ranks.agree(
             _problem(f"made weights that are not finite in {broken}", step, batch.rows) if broken else None
@@ -182,6 +184,7 @@ def _steps(
                 finite = math.isfinite(value)
                 ranks.agree(None if finite else _problem(f"has a loss of {value}", done + 1, micro.rows))
                 (scaler.scaled(loss) / count).backward()
+                del loss  # its graph, though empty now, would lie between the blocks of the next forward
                 total += value
             ranks.reduce(model)
             norm = ranks.norm(model) / scaler.scale
@@ -217,10 +220,14 @@ def _steps(
             if stop == LEFT and done < config.steps:
                 raise UserError(
                     f"another process has left training after step {done}; everything is saved",
-                    where=str(checkpoints.parent), fix="read what it says; the same command goes on",
+                    where=_run_of(checkpoints), fix="read what it says; the same command goes on",
                 )  # fmt: skip
             if stop and done < config.steps:
-                raise Interrupted(stop, done, str(checkpoints.parent))
+                raise Interrupted(stop, done, _run_of(checkpoints))
+
+
+def _run_of(checkpoints: Path | None) -> str:
+    return "" if checkpoints is None else str(checkpoints.parent)
 
 
 def _products(config: Config) -> torch.dtype:
@@ -238,10 +245,12 @@ def _resume(
     optimizers: optim.Optimizers,
     scaler: Scaler,
     loader: Loader,
-    folder: Path,
+    folder: Path | None,
     report: Callable[[str], None],
     ranks: Ranks,
 ) -> int:
+    if folder is None:
+        return 0
     path, faults = ranks.from_first(lambda: checkpoint.find(folder))
     for fault in faults:
         report(f"passed over a damaged checkpoint: {fault}")

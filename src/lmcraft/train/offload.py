@@ -38,7 +38,7 @@ LEAST_BYTES = 1 << 12  # smaller tensors than a page of memory stay where they a
 
 @contextlib.contextmanager
 def outside(
-    model: nn.Module, kind: Offload, checkpoints: Path, sharded: bool, name: str
+    model: nn.Module, kind: Offload, checkpoints: Path | None, sharded: bool, name: str
 ) -> Iterator[Path | None]:
     """Within it, the frozen weights of the blocks lie on disk if they should; gives the folder for the
     optimizer's averages, or None where these stay in memory.
@@ -50,10 +50,10 @@ def outside(
     Raises:
         UserError: a sharded model, an accelerator, nothing frozen, a full disk.
     """
-    folder = checkpoints / FOLDER / name
-    if kind == "none":
+    if kind == "none" or checkpoints is None:
         yield None
         return
+    folder = checkpoints / FOLDER / name
     if sharded:
         raise UserError(
             "train.offload does not work on a model that is cut over processes", where=f"train.offload={kind}",

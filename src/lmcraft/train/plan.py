@@ -1,0 +1,138 @@
+"""Whether training fits, before it starts: bytes by what they are for, operations, and the time they take here.
+
+    peak = counted bytes (lmcraft.train.rehearsal) + SCATTER · those of them that come and go + FIRST_USE
+
+1. SCATTER: the C library's heap holds more than what lives in it. Blocks that come and go every step are separated by
+   small objects and do not fit into one another's places again. Measured on runs of 2 to 6 layers with glibc 2.36, as
+   extent of the heap after 6 steps over the bytes of its tensors (benchmarks/plan_grid.py).
+2. FIRST_USE: code and tables of the libraries that are touched by the first step, measured on a model of 30,000 parameters.
+3. With N processes: all of it in each (ddp) and a bucket of gradients; or shares of weights, gradients and optimizer, and
+   the largest block put together twice (fsdp).
+4. An accelerator has neither of the first two; its allocator rounds to 2 MiB.
+
+Proved by tests/unit/train/test_plan.py and benchmarks/plan_grid.py.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import loop
+from .footprint import Footprint, among
+from .ledger import GRADIENTS, OPTIMIZER, PARAMETERS
+from .rehearsal import Rehearsal, Rows, rehearse
+from .shards import BLOCKS
+
+SCATTER = 0.35
+FIRST_USE = 30_000_000
+SCATTERED, LIBRARIES, GATHERED = (
+    "between tensors, unusable",
+    "libraries, at first use",
+    "sent or put together",
+)
+BUCKET_BYTES = 4 << 23
+CALIBRATION_S = 0.3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one process holds at its peak, by what it is for, and what a step computes.
+
+    Attributes:
+        parts: bytes in memory.
+        on_disk: bytes in files instead.
+        operations: floating-point operations of one optimizer step, of all processes together.
+    """
+
+    parts: dict[str, int]
+    on_disk: int
+    parameters: int
+    trained: int
+    operations: int
+    ranks: int = 1
+
+    @property
+    def peak(self) -> int:
+        """Bytes above what the process had before the model was made."""
+        return sum(self.parts.values())
+
+    def seconds(self, operations_per_s: float) -> float:
+        """Of one optimizer step."""
+        return self.operations / self.ranks / operations_per_s
+
+
+def plan(
+    stage: Any, model: nn.Module, shape: Rows, config: loop.Config, ranks: int = 1, sharded: bool = False
+) -> Plan:
+    """Plans the training of a model, which may be without memory.
+
+    Args:
+        config: complete: lr and precision are set; its batch is that of all processes.
+        sharded: whether weights are cut over the processes (fsdp).
+    """
+    own = config.model_copy(update={"batch_size": max(1, config.batch_size // ranks)})
+    counted = rehearse(stage, model, shape, own)
+    parts = {name: round(size) for name, size in counted.parts.items()}
+    if ranks > 1:
+        parts |= _shared(parts, model, ranks, sharded)
+    on_cpu = next(model.parameters()).device.type != "cuda"
+    if on_cpu:
+        parts[SCATTERED] = round(SCATTER * (counted.live - counted.kept))
+        parts[LIBRARIES] = FIRST_USE
+    parts = dict(sorted(parts.items(), key=lambda item: -item[1]))
+    return Plan(
+        parts,
+        round(counted.on_disk),
+        counted.parameters,
+        counted.trained,
+        round(counted.operations * ranks),
+        ranks,
+    )
+
+
+def _shared(parts: dict[str, int], model: nn.Module, ranks: int, sharded: bool) -> dict[str, int]:
+    """What changes with several processes."""
+    whole = Footprint(*(parts.get(part, 0) for part in (PARAMETERS, GRADIENTS, OPTIMIZER)))
+    each = among(whole, ranks, "fsdp" if sharded else "ddp", _largest(model), BUCKET_BYTES)
+    return {
+        PARAMETERS: each.parameters, GRADIENTS: each.gradients, OPTIMIZER: each.optimizer, GATHERED: each.gathered
+    }  # fmt: skip
+
+
+def _largest(model: nn.Module) -> int:
+    """Bytes that FSDP puts together at a time: two blocks, and what is in no block."""
+    blocks = [
+        sum(p.numel() * p.element_size() for p in block.parameters())
+        for name, module in model.named_modules()
+        if name.rpartition(".")[2] == BLOCKS and isinstance(module, nn.ModuleList)
+        for block in module
+    ]
+    whole = sum(p.numel() * p.element_size() for p in model.parameters())
+    return whole - sum(blocks) + 2 * max(blocks, default=0)
+
+
+def calibrate(width: int, inner: int, rows: int, precision: str = "fp32") -> float:
+    """Floating-point operations a second of products of a model's shapes, on this machine, now."""
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+    rows = min(rows, 2048)
+    x, weight = torch.ones(rows, width, dtype=dtype), torch.ones(inner, width, dtype=dtype)
+    gradient = torch.ones(rows, inner, dtype=dtype)
+    best, started = 0.0, time.perf_counter()
+    while time.perf_counter() - started < CALIBRATION_S:
+        before = time.perf_counter()
+        x @ weight.T, gradient @ weight, gradient.T @ x  # noqa: B018 - forward and both halves of the backward
+        best = max(best, 6 * rows * width * inner / (time.perf_counter() - before))
+    return best * EFFICIENCY
+
+
+EFFICIENCY = 0.6  # share of a training step that is spent in products, measured (benchmarks/train_step.py)
+
+
+def of_rehearsal(counted: Rehearsal) -> float:
+    """Bytes of a CPU's process at its peak, above the libraries."""
+    return counted.live + SCATTER * (counted.live - counted.kept)

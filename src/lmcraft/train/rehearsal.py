@@ -1,0 +1,210 @@
+"""Two optimizer steps on tensors without memory: what training would hold, before it starts.
+
+The real loop runs the real stage, model, adapters and optimizer (lmcraft.train.weightless), so nothing is described twice
+and whatever can be trained can be planned. Only batches are made up, from what is known of the rows.
+
+1. Two steps: in the first the optimizer makes its state, in the second it has it, and from then on nothing grows.
+2. More than two micro-batches a step are like two: the first has no gradients to add to, the others have.
+3. All blocks of a stack hold the same, so of a deep model two and three blocks are rehearsed and the rest extrapolated.
+
+Legend: B rows, T positions, S source positions.
+Proved by tests/unit/train/test_rehearsal.py and benchmarks/plan_grid.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..data.batch import IGNORE, Batch
+from ..layers.source import Source
+from . import loop
+from .ledger import OPTIMIZER, PARAMETERS, UPDATE, Ledger
+from .shards import BLOCKS
+from .weightless import Weightless
+
+STEPS = 2
+MICRO_BATCHES = 2
+ON_DISK = "on disk"
+FEW = (2, 3)  # blocks of a stack from which deeper ones are extrapolated
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What the rows of a batch look like.
+
+    Attributes:
+        width: positions of a row.
+        source: positions of its source; 0 where none is read.
+        documents: how many share a row.
+        trained: share of the positions that are targets.
+        filled: share of the positions that hold a token.
+        one_target: the only target is at the first position of each row (a label of the whole row).
+        group: rows whose loss depends on one another.
+    """
+
+    width: int
+    source: int = 0
+    documents: int = 1
+    trained: float = 1.0
+    filled: float = 1.0
+    one_target: bool = False
+    group: int = 1
+
+    def batch(self, rows: int) -> Batch:
+        """Such a batch; the tokens are all 0."""
+        segments_BT = _segments(rows, self.width, self.documents, self.filled)
+        targets_BT = torch.full((rows, self.width), IGNORE)
+        if self.one_target:
+            targets_BT[:, 0] = 0
+        else:
+            targets_BT[:, : max(1, round(self.trained * self.width))] = 0
+        source = None
+        if self.source:
+            segments_BS = _segments(rows, self.source, self.documents, self.filled)
+            source = Source(torch.zeros_like(segments_BS), segments_BS)
+        return Batch(torch.zeros_like(segments_BT), targets_BT, segments_BT, [], source, self.group)
+
+
+def _segments(rows: int, width: int, documents: int, filled: float) -> Tensor:
+    used = max(documents, round(filled * width))
+    numbers_T = torch.arange(width) * documents // used + 1
+    numbers_T[used:] = 0
+    return numbers_T.expand(rows, width).clone()
+
+
+class _Batches:
+    """Stands in for the loader."""
+
+    read, epoch, seed = 0, 0.0, 0
+
+    def __init__(self, shape: Rows, rows: int) -> None:
+        self.shape, self.rows = shape, rows
+
+    def next(self) -> Batch:
+        return self.shape.batch(self.rows)
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What was counted.
+
+    Attributes:
+        parts: bytes by what they are for, at the moment of the peak.
+        parameters: numbers of the model; `trained`: those with a gradient.
+        operations: floating-point operations of a whole optimizer step.
+        on_disk: bytes that lie in files instead.
+    """
+
+    parts: dict[str, float]
+    parameters: int
+    trained: int
+    operations: float
+    on_disk: float = 0.0
+
+    @property
+    def live(self) -> float:
+        """Bytes in all."""
+        return sum(self.parts.values())
+
+    @property
+    def kept(self) -> float:
+        """Bytes that lie still from the first step to the last."""
+        return sum(self.parts.get(part, 0.0) for part in (PARAMETERS, OPTIMIZER))
+
+
+def rehearse(stage: Any, model: nn.Module, shape: Rows, config: loop.Config) -> Rehearsal:
+    """Counts what training would hold.
+
+    Args:
+        model: with or without memory; it is copied.
+        config: complete: lr and precision are set.
+    """
+    layers = max((len(stack) for stack in _stacks(model)), default=0)
+    if layers <= FEW[1]:
+        found, operations = _counted(stage, model, shape, config, None)
+    else:
+        (low, low_operations), (high, high_operations) = (
+            _counted(stage, model, shape, config, few) for few in FEW
+        )
+        more = (layers - FEW[0]) / (FEW[1] - FEW[0])
+        found = {phase: _extrapolated(low[phase], high[phase], more) for phase in low}
+        operations = low_operations * (1 - more) + high_operations * more
+    parts = max(
+        (_offloaded(parts, model, config) for parts in found.values()), key=lambda parts: sum(parts.values())
+    )
+    own = {id(p): p for p in model.parameters()}.values()
+    on_disk = parts.pop(ON_DISK, 0.0)
+    return Rehearsal(
+        parts,
+        sum(p.numel() for p in own),
+        sum(p.numel() for p in own if p.requires_grad),
+        operations,
+        on_disk,
+    )
+
+
+def _extrapolated(low: dict[str, float], high: dict[str, float], more: float) -> dict[str, float]:
+    """Bytes of a deeper model from those of two shallow ones."""
+    sums = {name: low.get(name, 0.0) * (1 - more) + high.get(name, 0.0) * more for name in {**low, **high}}
+    return {name: size for name, size in sums.items() if size > 0}
+
+
+def _counted(
+    stage: Any, model: nn.Module, shape: Rows, config: loop.Config, layers: int | None
+) -> tuple[dict[str, dict[str, float]], float]:
+    """Bytes at the fullest moment of each phase, and operations of a step.
+
+    Args:
+        layers: with so many blocks of each stack only.
+    """
+    micro = min(config.micro_batch_size or config.batch_size, config.batch_size)
+    rows = min(config.batch_size, MICRO_BATCHES * micro)
+    short = config.model_copy(
+        update={"steps": STEPS, "batch_size": rows, "offload": "none", "parallel": "none"}
+    )
+    ledger = Ledger()
+    mode = Weightless(ledger)
+    model = mode.copy(model)
+    for stack in _stacks(model) if layers is not None else []:
+        del stack[layers:]
+    with mode, ledger.watching(model):
+        for _ in loop.train(stage, model, _Batches(shape, rows), short, None, lambda _: None):
+            pass
+    parts = {
+        phase: {name: float(size) for name, size in peak.items() if size > 0}
+        for phase, peak in ledger.peaks.items()
+    }
+    done = mode.operations
+    read = (done.total() - done[UPDATE]) * config.batch_size / rows
+    return parts, (read + done[UPDATE]) / STEPS
+
+
+def _stacks(model: nn.Module) -> list[nn.ModuleList]:
+    """The lists of Transformer blocks."""
+    return [
+        module for name, module in model.named_modules()
+        if name.rpartition(".")[2] == BLOCKS and isinstance(module, nn.ModuleList)
+    ]  # fmt: skip
+
+
+def _offloaded(parts: dict[str, float], model: nn.Module, config: loop.Config) -> dict[str, float]:
+    """The same with what lies on disk taken out; one block's weights, and one tensor's averages, come in at a time."""
+    parts, on_disk = dict(parts), 0.0
+    if config.offload in ("optimizer", "both"):
+        trained = [p.numel() * p.element_size() for p in model.parameters() if p.requires_grad]
+        size = parts.get(OPTIMIZER, 0.0)
+        parts[OPTIMIZER] = min(size, 2.0 * max(trained, default=0))
+        on_disk += size - parts[OPTIMIZER]
+    if config.offload in ("parameters", "both"):
+        frozen = [
+            sum(p.numel() * p.element_size() for p in block.parameters() if not p.requires_grad)
+            for stack in _stacks(model) for block in stack
+        ]  # fmt: skip
+        out = float(sum(frozen) - max(frozen, default=0))
+        parts[PARAMETERS] = parts.get(PARAMETERS, 0.0) - out
+        on_disk += out
+    return {**parts, ON_DISK: on_disk} if on_disk else parts
