@@ -9,6 +9,7 @@ Measured is the peak of resident memory above what the process held when everyth
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import re
 import statistics
@@ -110,7 +111,7 @@ def made(case: dict):
 
 def measure(case: dict) -> dict[str, float]:
     """One run in this process: bytes predicted and measured."""
-    import torch._dynamo  # torch imports it with the first optimizer
+    importlib.import_module("torch._dynamo")  # torch imports it with the first optimizer
 
     from lmcraft.core.device import keep_freed_memory, memory_now_bytes
     from lmcraft.planning import of_run

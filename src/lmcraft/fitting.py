@@ -78,8 +78,8 @@ def _steps(asked: Planned) -> list[tuple[list[str], str]]:
     if train.optim.kind == "adamw":
         steps.append((["train.optim.kind=adamw8bit"], "nearly the same result: averages in 8 bits"))
     if recipe.base and not recipe.adapter:
-        steps.append((["adapter=lora"], "an adapter is trained instead of all weights: often as good for a style or a task, "
-                      "worse for new knowledge"))  # fmt: skip
+        cost = "an adapter is trained, not the weights: often as good for a style or a task, worse for new knowledge"
+        steps.append((["adapter=lora"], cost))
     if recipe.base:
         steps.append((["adapter=qlora"], "the base in 4 bits: a little quality, and more time a step"))
     if train.offload == "none":

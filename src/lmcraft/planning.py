@@ -24,7 +24,6 @@ from .data import dataset
 from .data.loader import Loader
 from .data.records import Labeled, Tagged, Where
 from .data.store import resolve
-from .models import model as models
 from .models import weights
 from .recipe import Recipe
 from .text.tokenizer import SPECIALS, Tokenizer

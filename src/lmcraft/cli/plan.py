@@ -92,7 +92,11 @@ def _tell(result: dict[str, Any], tried: list) -> str:
     lines = [table(["what for", "memory", "share"], rows), ""]
     lines.append(
         f"{words.short(result['parameters'])} parameters, of which {words.short(result['trained'])} are trained; "
-        f"{result['operations_per_step']:.3g} operations a step, about {words.duration(result['seconds_per_step'])} here"
+        f"{result['operations_per_step']:.3g} operations a step, about "
+        f"{words.duration(result['seconds_per_step'])} here"
+    )
+    lines.append(
+        "leave room: runs in several micro-batches have needed up to half as much again (docs/planning.md)"
     )
     if "limit_bytes" in result:
         lines += _choice(result, tried)

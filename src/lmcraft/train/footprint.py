@@ -6,8 +6,9 @@
                  reading or writing a token
 
 1. 7·10⁹ parameters in numbers of two bytes: 14 GB of weights + 14 GB of gradients + 28 GB of averages = 56 GB.
-2. Human feedback by PPO (Ouyang et al., arXiv 2203.02155) holds four models: the policy and the value model are trained,
-   the reference and the reward model only read; beside an adapter, reference and policy share the base's weights.
+2. Human feedback by PPO (Ouyang et al., arXiv 2203.02155) holds four models: the policy and the value model are
+   trained, the reference and the reward model only read; beside an adapter, reference and policy share the base's
+   weights.
 
 Proved by tests/unit/train/test_footprint.py.
 """

@@ -1,8 +1,9 @@
 """Who holds how many bytes: every tensor's memory from its making to its end, by what it is for, and the largest sum.
 
-1. A storage is counted once, however many tensors view it, from the operation that made it until nothing refers to it.
-2. What it is for is known from where it was made: inside which module, in the backward pass, in the optimizer's step, or
-   in the loss. Gradients and optimizer state are told apart from temporary numbers when they are kept.
+1. A storage is counted once, however many tensors view it, from the operation that made it until nothing refers to
+   it.
+2. What it is for is known from where it was made: inside which module, in the backward pass, in the optimizer's step,
+   or in the loss. Gradients and optimizer state are told apart from temporary numbers when they are kept.
 3. The largest sum is kept for the forward, the backward and the update each: which of them is the largest changes with
    the depth of a model.
 

@@ -3,11 +3,11 @@
     peak = counted bytes (lmcraft.train.rehearsal) + SCATTER · those of them that come and go + FIRST_USE
 
 1. SCATTER: the C library's heap holds more than what lives in it. Blocks that come and go every step are separated by
-   small objects and do not fit into one another's places again. Measured on runs of 2 to 6 layers with glibc 2.36, as
-   extent of the heap after 6 steps over the bytes of its tensors (benchmarks/plan_grid.py).
-2. FIRST_USE: code and tables of the libraries that are touched by the first step, measured on a model of 30,000 parameters.
-3. With N processes: all of it in each (ddp) and a bucket of gradients; or shares of weights, gradients and optimizer, and
-   the largest block put together twice (fsdp).
+   small objects and do not fit into one another's places again. The constant was fitted to three models of 2 to 6
+   layers (glibc 2.36), and is too small where a step has several micro-batches: peaks were a third above the plan.
+2. FIRST_USE: code and tables of the libraries that are touched by the first step. A guess.
+3. With N processes: all of it in each (ddp) and a bucket of gradients; or shares of weights, gradients and optimizer,
+   and the largest block put together twice (fsdp). Not compared with real runs.
 4. An accelerator has neither of the first two; its allocator rounds to 2 MiB.
 
 Proved by tests/unit/train/test_plan.py and benchmarks/plan_grid.py.
@@ -25,7 +25,7 @@ from torch import nn
 from . import loop
 from .footprint import Footprint, among
 from .ledger import GRADIENTS, OPTIMIZER, PARAMETERS
-from .rehearsal import Rehearsal, Rows, rehearse
+from .rehearsal import Rows, rehearse
 from .shards import BLOCKS
 
 SCATTER = 0.35
@@ -37,6 +37,7 @@ SCATTERED, LIBRARIES, GATHERED = (
 )
 BUCKET_BYTES = 4 << 23
 CALIBRATION_S = 0.3
+EFFICIENCY = 0.6  # of a step's speed to that of its products; a rough figure
 
 
 @dataclass(frozen=True)
@@ -125,14 +126,6 @@ def calibrate(width: int, inner: int, rows: int, precision: str = "fp32") -> flo
     best, started = 0.0, time.perf_counter()
     while time.perf_counter() - started < CALIBRATION_S:
         before = time.perf_counter()
-        x @ weight.T, gradient @ weight, gradient.T @ x  # noqa: B018 - forward and both halves of the backward
+        x @ weight.T, gradient @ weight, gradient.T @ x  # forward and both halves of the backward
         best = max(best, 6 * rows * width * inner / (time.perf_counter() - before))
     return best * EFFICIENCY
-
-
-EFFICIENCY = 0.6  # share of a training step that is spent in products, measured (benchmarks/train_step.py)
-
-
-def of_rehearsal(counted: Rehearsal) -> float:
-    """Bytes of a CPU's process at its peak, above the libraries."""
-    return counted.live + SCATTER * (counted.live - counted.kept)

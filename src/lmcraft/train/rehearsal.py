@@ -1,7 +1,7 @@
 """Two optimizer steps on tensors without memory: what training would hold, before it starts.
 
-The real loop runs the real stage, model, adapters and optimizer (lmcraft.train.weightless), so nothing is described twice
-and whatever can be trained can be planned. Only batches are made up, from what is known of the rows.
+The real loop runs the real stage, model, adapters and optimizer (lmcraft.train.weightless), so nothing is described
+twice and whatever can be trained can be planned. Only batches are made up, from what is known of the rows.
 
 1. Two steps: in the first the optimizer makes its state, in the second it has it, and from then on nothing grows.
 2. More than two micro-batches a step are like two: the first has no gradients to add to, the others have.
