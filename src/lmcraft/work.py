@@ -80,10 +80,7 @@ def prepare(asked: Recipe, place: Path, stored: dict[str, Any] | None, ranks: Ra
             f"the model has {model.config.vocab} token embeddings, the tokenizer {tokenizer.size} tokens",
             fix="use the tokenizer that belongs to the model, or leave model.vocab out",
         )
-    width = asked.data.context or min(model.config.context, 1 << 16)
-    if model.max_length is not None and width > model.max_length:
-        raise UserError(f"data.context is {width}, the model reads at most {model.max_length} tokens",
-                        where=asked.base, fix=f"leave data.context out, or at most {model.max_length}")  # fmt: skip
+    width = _width(asked, model)
     counts: Counter = Counter()
     loaders = []
     group = getattr(asked.stage, "group", 1)
@@ -115,10 +112,18 @@ def prepare(asked: Recipe, place: Path, stored: dict[str, Any] | None, ranks: Ra
         "shard": loader.tokens.meta["key"], "preview": _preview(loader, tokenizer),
     }  # fmt: skip
     chat = template if stage_module.CHAT else None
-    model.to(work_device)
-    return Work(
-        complete, stage, model, tokenizer, chat, loader, held if held.rows else None, data.held, facts
-    )
+    held = held if held.rows else None
+    return Work(complete, stage, model.to(work_device), tokenizer, chat, loader, held, data.held, facts)
+
+
+def _width(asked: Recipe, model: nn.Module) -> int:
+    """Tokens of a row: as asked, or as many as the model reads; a soft prompt takes some of them."""
+    most = model.max_length
+    width = asked.data.context or min(model.config.context, 1 << 16, most or 1 << 16)
+    if most is not None and width > most:
+        raise UserError(f"data.context is {width}, the model reads at most {most} tokens",
+                        where=asked.base, fix=f"leave data.context out, or at most {most}")  # fmt: skip
+    return width
 
 
 def _refuse_uneven(asked: Recipe, group: int, ranks: Ranks) -> None:

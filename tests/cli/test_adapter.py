@@ -41,7 +41,8 @@ def folder(tmp_path_factory) -> Path:
 def tune(folder: Path, name: str, *settings: str) -> list[str]:
     return [
         "train", "sft", f"base={folder / 'book'}", f"data={folder / 'chats.jsonl'}", "train.steps=4",
-        "train.batch_size=4", "train.save_every=2", "adapter=lora", "adapter.rank=2", *settings,
+        "train.batch_size=4", "train.save_every=2", "adapter=lora", "adapter.rank=2",
+        "train.precision=fp32", *settings,  # two runs that are compared must not choose for themselves
         "--out", str(folder / name),
     ]  # fmt: skip
 
@@ -145,3 +146,12 @@ def test_a_halved_base_trains_the_same(folder, monkeypatch):
     )
     assert calls and one.keys() == other.keys()
     assert all(one[name].equal(other[name]) for name in one)
+
+
+def test_a_soft_prompt_takes_its_room_from_the_rows(folder):
+    """A failure would mean that prompt tuning with default settings is refused: prompt and text must fit together."""
+    asked = [f"base={folder / 'book'}", f"data={folder / 'chats.jsonl'}", "train.steps=1", "train.batch_size=4",
+             "adapter=soft_prompt"]  # fmt: skip
+    for _ in lmcraft.train("sft", asked, out=folder / "prompted"):
+        pass
+    assert lmcraft.load(folder / "prompted").generate("2 cats", max_new_tokens=3).tokens
