@@ -116,14 +116,16 @@ def work(job: dict, tokens: Tokens, folder: Path) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             if job.get("nan") == step.number and ranks.rank == 1:
                 stage.spoiled = True
-            if job.get("fails") == step.number and ranks.rank == 0:
-                raise UserError("the first process cannot write", where="metrics.jsonl")
             if job.get("asks") == step.number and ranks.rank == 1:
                 os.kill(os.getpid(), signal.SIGTERM)
             row = [step.number, step.loss, step.grad_norm, step.targets, step.tokens]
             if step.number % 5 == 0:
                 row.append(held_out_loss(stage, net, held, 20, ROWS, precision, 3, ranks))
             rows.append(row)
+            if (
+                job.get("fails") == step.number and ranks.rank == 0
+            ):  # as api.train: it writes after all have measured
+                raise UserError("the first process cannot write", where="metrics.jsonl")
             if step.number == job.get("until"):
                 break
     with ranks.watching():
