@@ -26,7 +26,7 @@ class Spoken(Exception):
 def asked(monkeypatch, capsys):
     """Runs a verb on a model of a kind; returns its error (None where the model began to speak) and stderr."""
 
-    def load(kind):
+    def load(kind, adapters):
         generates, reads_source, template = KINDS[kind]
 
         def speak(*_, **__):

@@ -30,7 +30,7 @@ from lmcraft.data.records import Where
 from lmcraft.data.tokens import Document, Tokens, write
 from lmcraft.models import decoder, encdec, model, rnn
 from lmcraft.stages import embed, pretrain, translate
-from lmcraft.train import loop, optim, parallel
+from lmcraft.train import loop, optim, parallel, randomness
 from lmcraft.train.heldout import held_out_loss
 
 VOCAB, WIDTH, ROWS = 41, 24, 8
@@ -53,7 +53,7 @@ def texts(folder: Path) -> Tokens:
 
 
 def fresh(kind: str) -> torch.nn.Module:
-    torch.manual_seed(3)
+    randomness.seed(3)
     size = {"vocab": VOCAB, "context": WIDTH, "layers": 2, "width": 32}
     if kind == "lstm":
         return model.build(rnn.Config(cell="lstm", **size))
