@@ -8,10 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-TOLERANCE, TOLERANCE_BF16 = (
-    1e-6,
-    5e-4,
-)  # a number near 1 has a neighbour at 8e-3 in bfloat16; 20 steps of 1e-3
+TOLERANCE = 1e-6
+TOLERANCE_BF16 = 2e-3  # a number near 1 has a neighbour at 8e-3 in bfloat16; 20 steps of 1e-3
 ONE = [
     {"name": kind, "world": 1, "kind": "none", "model": kind}
     for kind in ("decoder", "lstm", "encdec", "frozen", "embed", "head")
@@ -56,7 +54,7 @@ def test_processes_learn_what_one_learns(done, case):
     assert together["trained"] == alone["trained"]
     for ours, theirs in zip(together["rows"], alone["rows"], strict=True):
         assert ours[0] == theirs[0] and ours[3:5] == theirs[3:5]  # step, targets, tokens
-        near = max(1e-5, 2 * atol)
+        near = 1e-2 if case.get("precision") == "bf16" else 1e-5
         torch.testing.assert_close(torch.tensor(ours), torch.tensor(theirs), rtol=near, atol=near)
 
 
