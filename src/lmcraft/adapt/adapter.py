@@ -8,7 +8,6 @@
 3. Every part has a strength: 1 as trained, 0 as if it were not there, others where the part is linear in it.
 4. `disabled(model)` is the base model: the reference policy of PPO and DPO without a second copy of the weights. It is
    refused where the base's own weights are trained, for then nothing of the base is left.
-
 5. `merge(model)` writes parts into the weights: `Part.merged` gives the new matrix, where there is one. A quantized
    module becomes a linear one, since the merged weight belongs to the numbers that the part was trained beside.
 6. A module with `dense()` keeps its weight in another form (quantized): that of a linear module [out, in], or a table.

@@ -79,9 +79,8 @@ def fingerprint(model: nn.Module) -> str:
     total = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         flat = tensor.reshape(-1)
-        count = min(
-            SAMPLES, len(flat)
-        )  # in whole numbers: a float32 cannot name every place of a large tensor
+        # Places in whole numbers: a float32 cannot name every place of a large tensor.
+        count = min(SAMPLES, len(flat))
         some = flat[torch.arange(count, device=flat.device) * (len(flat) - 1) // max(1, count - 1)]
         total.update(f"{name} {list(tensor.shape)}\n".encode())
         total.update(some.double().cpu().numpy().tobytes())

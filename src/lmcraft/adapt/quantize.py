@@ -4,7 +4,8 @@
    errors go straight into the answer. Where they are tied, to ask for one is to ask for both, and they share the codes.
 2. What is quantized is never trained. It comes first in the list of adapters; others then stand beside its modules.
 3. A run records these settings only: the base is quantized again when it is loaded, and gets the same codes.
-4. `errors` tells for each layer how far its weights moved, `densified` makes a dense model of the same numbers.
+4. `errors` tells for each layer how far its weights moved; a run writes them down, and `adapter.merge` makes a dense
+   model of the very numbers that the quantized one computed with.
 
 Legend: none; the mathematics is in lmcraft.adapt.quantized.
 Proved by tests/unit/adapt/test_quantize.py and tests/contract/test_adapters.py.
@@ -20,7 +21,7 @@ from torch import nn
 
 from ..core.config import Strict
 from ..core.errors import UserError
-from .adapter import parts, put_beside, targets
+from .adapter import parts, targets
 from .quantized import Packed, Quantized, QuantizedEmbedding, QuantizedLinear
 
 
@@ -81,7 +82,7 @@ def apply(model: nn.Module, config: Config, name: str, tokenizer: Any = None) ->
             continue
         if id(weight) not in made:  # a tied head shares what was made of the embedding
             made[id(weight)] = Packed(weight, config.bits, config.block, config.double)
-        _put(model, path, _quantized(module, made[id(weight)]))
+        model.set_submodule(path, _quantized(module, made[id(weight)]).train(model.training))
     return model
 
 
@@ -101,11 +102,6 @@ def _quantized(module: nn.Module, packed: Packed) -> Quantized:
     return QuantizedLinear(packed, None if bias is None else bias.requires_grad_(False))
 
 
-def _put(model: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, last = path.rpartition(".")
-    setattr(model.get_submodule(parent), last, module.train(model.training))
-
-
 def errors(model: nn.Module) -> list[Error]:
     """How far each quantized layer's weights are from what they were, in the order of the layers."""
     return [
@@ -113,23 +109,3 @@ def errors(model: nn.Module) -> list[Error]:
         for path, m in model.named_modules()
         if isinstance(m, Quantized)
     ]
-
-
-def densified(model: nn.Module) -> nn.Module:
-    """The same model with dense layers of the very numbers that the quantized ones computed with; ties are kept.
-
-    What stands beside a quantized layer stands beside the dense one.
-    """
-    made: dict[int, nn.Parameter] = {}
-    for path, module in [(p, m) for p, m in model.named_modules() if isinstance(m, Quantized)]:
-        weight = made.setdefault(id(module.packed), nn.Parameter(module.packed.matrix(), requires_grad=False))
-        if isinstance(module, QuantizedEmbedding):
-            dense: nn.Module = nn.Embedding(*weight.shape, _weight=weight)
-        else:
-            dense = nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
-            dense.bias = module.bias
-        dense.weight = weight
-        _put(model, path, dense)
-        for name, part in getattr(module, "beside", {}).items():
-            put_beside(dense, name, part)
-    return model

@@ -168,6 +168,10 @@ class Quantized(nn.Module):
 
     packed: Packed
 
+    def dense(self) -> Tensor:
+        """The weights that the layer computes with, float32: [out, in], or a table [V, D]."""
+        return self.packed.matrix()
+
 
 class QuantizedLinear(Quantized):
     """y = x Wᵀ + b with a packed W [out, in]; its bias is the one of the layer that it replaces."""
@@ -176,10 +180,6 @@ class QuantizedLinear(Quantized):
         super().__init__()
         self.packed, self.bias = packed, bias
         self.out_features, self.in_features = packed.shape
-
-    def dense(self) -> Tensor:
-        """The weights [out, in] that the layer computes with, float32."""
-        return self.packed.matrix()
 
     def forward(self, x: Tensor) -> Tensor:
         y = _Product.apply(x, self.packed)

@@ -179,7 +179,7 @@ def test_prompts_stand_in_a_row(tiny, name):
 def test_stands_beside_other_adapters(tiny):
     """A failure would mean that a prompt's ids reach a table without rows for them, or that quantizing undoes it."""
     model = quantize.apply(tiny.build(), quantize.Config(also=("embedding",)), "q")
-    plain = quantize.densified(quantize.apply(tiny.build(), quantize.Config(also=("embedding",)), "q"))
+    plain = adapter.merge(quantize.apply(tiny.build(), quantize.Config(also=("embedding",)), "q"))
     for each in (model, plain):
         torch.manual_seed(2)
         soft_prompt.apply(each, soft_prompt.Config(length=4), "p")
