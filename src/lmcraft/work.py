@@ -110,6 +110,7 @@ def prepare(asked: Recipe, place: Path, stored: dict[str, Any] | None, ranks: Ra
     facts = {
         **data.report, **counts, **{f"rows: {k}": v for k, v in asdict(loader.fill).items()},
         "shard": loader.tokens.meta["key"], "preview": _preview(loader, tokenizer),
+        **_quantized(asked, model),
     }  # fmt: skip
     chat = template if stage_module.CHAT else None
     held = held if held.rows else None
@@ -174,6 +175,18 @@ def _adapted(
     model = entries.apply(model, asked.adapter, under, tokenizer)
     entries.require_trained(model)
     return model
+
+
+def _quantized(asked: Recipe, model: nn.Module) -> dict[str, Any]:
+    """What quantizing did to each layer, where that was asked for."""
+    if not any(entry.kind == "quantize" for entry in asked.adapter):
+        return {}
+    errors = quantize.errors(model)
+    worst = max(errors, key=lambda error: error.relative_rms)
+    say(
+        f"{len(errors)} layers are quantized; most changed is {worst.path}, by {worst.relative_rms:.1%} of its RMS"
+    )
+    return {"quantized": [asdict(error) for error in errors]}
 
 
 def _learning_rate(asked: Recipe, stage: Any) -> float:

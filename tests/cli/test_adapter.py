@@ -157,3 +157,18 @@ def test_a_soft_prompt_takes_its_room_from_the_rows(folder):
     for _ in lmcraft.train("sft", asked, out=folder / "prompted"):
         pass
     assert lmcraft.load(folder / "prompted").generate("2 cats", max_new_tokens=3).tokens
+
+
+def test_a_quantized_base_is_trained_beside_and_its_errors_are_told(folder, capsys):
+    """A failure would mean that QLoRA does not run from the command line, or hides what quantizing did to a layer."""
+    command = [word for word in tune(folder, "quantized") if not word.startswith("adapter")]
+    command[2:2] = ["adapter=qlora", "adapter.rank=2"]
+    assert run(command) == 0
+    assert "layers are quantized" in capsys.readouterr().err
+    made = folder / "quantized"
+    layers = json.loads((made / "data.json").read_text())["quantized"]
+    assert layers and all(0 < layer["relative_rms"] < 0.2 for layer in layers)
+    page = (made / "report.html").read_text()
+    assert all(f"Quantized: {layer['path']}" in page for layer in layers)
+    assert run(["merge", str(made), "--out", str(folder / "quantized-merged"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["largest_difference_of_logits"] < 1e-4

@@ -62,6 +62,7 @@ def resources(facts: Facts) -> list[tuple[str, str]]:
         ("Parameters", words.count(facts.state.get("parameters"))),
         ("Peak memory of the process", words.size(peak_memory_bytes(facts))),
         *_memory(facts),
+        *_quantized(facts),
         ("Precision", str(facts.setting("train", "precision") or words.UNKNOWN)),
     ]
     return [row for row in found if row[1] != words.UNKNOWN]
@@ -81,6 +82,20 @@ def _memory(facts: Facts) -> list[tuple[str, str]]:
     return [
         ("Peak memory above the start, measured", words.size(peak - before)),
         ("Peak memory above the start, predicted", f"{words.size(predicted)} ({off:+.0%})"),
+    ]
+
+
+def _quantized(facts: Facts) -> list[tuple[str, str]]:
+    """Every quantized layer: its size now, and how far its weights are from what they were."""
+    layers = facts.data.get("quantized")
+    rows = [layer for layer in (layers if isinstance(layers, list) else []) if isinstance(layer, dict)]
+    return [
+        (
+            f"Quantized: {layer.get('path')}",
+            f"{words.size(layer.get('dense_bytes'))} → {words.size(layer.get('bytes'))}, error "
+            f"{words.share(layer.get('relative_rms'), 1)} of the weights' RMS",
+        )
+        for layer in rows
     ]
 
 
