@@ -57,10 +57,12 @@ class Names:
 
     def known(self, public: str) -> str | None:
         """A module as the table names it, whatever class of the family has named it."""
-        options = [public] + [
-            new + public[len(old) :] for old, new in self.prefixes.items() if public.startswith(old)
-        ]
-        return next((option for option in options if option in self.modules), None)
+        return next((option for option in self._spellings(public) if option in self.modules), None)
+
+    def _spellings(self, public: str) -> list[str]:
+        """A public name as it is, and with other beginnings that the family's classes give it."""
+        beginnings = [(old, new) for old, new in self.prefixes.items() if public.startswith(old)]
+        return [public, *(new + public[len(old) :] for old, new in beginnings)]
 
     def short(self, wanted: Iterable[str]) -> list[str]:
         """Ends of names that mean exactly these public modules, without numbers of layers where possible."""
@@ -99,10 +101,8 @@ class Names:
         found, state = {}, model.state_dict()
         for name, tensor in stored.items():
             plain = name.replace(f"{BASE_LAYER}.", ".")
-            options = [plain] + [
-                new + plain[len(old) :] for old, new in self.prefixes.items() if plain.startswith(old)
-            ]
-            link = next((self.links[option] for option in options if option in self.links), None)
+            spellings = self._spellings(plain)
+            link = next((self.links[one] for one in spellings if one in self.links), None)
             if link is None or len(link.ours) != 1 or link.lead or link.as_row or link.transposed:
                 raise UserError(
                     f"the adapter has a tensor that is none of this model's: {name}", where=where,

@@ -5,15 +5,11 @@ Proved by tests/cli/test_compare.py.
 
 from __future__ import annotations
 
-import platform
 import shlex
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 
-from ..core.device import threads
 from ..report import study
 from ..report.finding import Study
 from . import grid as grids
@@ -42,9 +38,7 @@ def perform(source: str, arguments: Sequence[str], directory: Path) -> tuple[Stu
         name="compare", question=QUESTION, finding=page.finding(judged, outcomes),
         config={"source": source, "settings": list(arguments)},
         command=shlex.join(["lmcraft", "compare", source, *arguments, "--out", str(directory)]),
-        seconds=round(time.monotonic() - began, 1), machine=f"{threads()} CPU cores ({platform.machine()})",
-        packages={package: metadata.version(package) for package in PACKAGES} | {"python": platform.python_version()},
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=round(time.monotonic() - began, 1), **study.circumstances(PACKAGES),
     )  # fmt: skip
     study.write(directory, done)
     return done, judged

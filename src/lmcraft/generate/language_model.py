@@ -95,7 +95,8 @@ class LanguageModel:
             the largest difference between logits before and after, over a row of tokens from the whole vocabulary.
 
         Raises:
-            UserError: an adapter cannot be merged, or the merged model answers differently; it is then not saved.
+            UserError: an adapter cannot be merged, or the merged model answers differently. If that is seen only when
+                it is read again, the files stay where they are, for a look at them.
         """
         ids = _probe(self.model)
         before = _answers(self.model, ids)

@@ -5,12 +5,17 @@ Proved by tests/unit/report/test_study_page.py and tests/cli/test_study.py.
 
 from __future__ import annotations
 
+import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
+from ..core.device import threads
 from ..core.disk import read_json, write_bytes, write_json, write_text
 from ..core.errors import UserError
 from . import words
@@ -49,6 +54,17 @@ def write(directory: Path, study: Study) -> Path:
     written = write_text(directory / NAME, page)
     write_json(directory / DATA, study.model_dump(mode="json"))
     return written
+
+
+def circumstances(packages: Sequence[str]) -> dict[str, Any]:
+    """Where, when and with which versions something is measured: three fields of a Study."""
+    cores = threads()
+    return {
+        "machine": f"{cores} CPU core{'s' if cores > 1 else ''} ({platform.machine()})",
+        "packages": {name: metadata.version(name) for name in packages}
+        | {"python": platform.python_version()},
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def read(directory: Path) -> Study:

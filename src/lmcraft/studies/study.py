@@ -13,12 +13,9 @@ Proved by tests/contract/test_studies.py and tests/cli/test_study.py.
 from __future__ import annotations
 
 import ast
-import platform
 import shlex
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -27,7 +24,6 @@ from pydantic import Field
 from ..core import config as configs
 from ..core import find
 from ..core.config import Strict
-from ..core.device import threads
 from ..core.disk import write_text, writing
 from ..core.errors import UserError
 from ..report import study as page
@@ -91,10 +87,7 @@ def perform(name: str, settings: Sequence[str] = (), out: Path | str | None = No
         command=shlex.join(["lmcraft", "study", name, *settings]),
         seconds=round(time.monotonic() - began, 1),
         cpu_seconds=round(time.process_time() - computed, 1),
-        machine=f"{threads()} CPU core{'s' if threads() > 1 else ''} ({platform.machine()})",
-        packages={package: metadata.version(package) for package in PACKAGES}
-        | {"python": platform.python_version()},
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        **page.circumstances(PACKAGES),
     )
     page.write(directory, study)
     return directory, study
