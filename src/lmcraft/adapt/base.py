@@ -1,19 +1,16 @@
 """The model that an adapter changes: what a path stands for, where an adapter's base is, and whether it is the same.
 
 1. A path is a run, a model directory, an adapter's directory, a GGUF file, or a name in the local store.
-2. A base is recognised by a fingerprint: SHA-256 of the names and shapes of all its tensors and of up to 64 numbers of
-   each, evenly spread. Training changes nearly all numbers, so another base is noticed, and a large one costs nothing.
-   The numbers are those in memory, so the same model in another file format or cut into other shards is the same.
+2. A base is recognised by a fingerprint of all its tensors (lmcraft.models.model). The numbers are those in memory, so
+   the same model in another file format or cut into other shards is the same.
 
 Proved by tests/cli/test_adapter.py and tests/contract/test_adapters.py.
 """
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from ..core import gguf
@@ -21,8 +18,8 @@ from ..core.errors import UserError
 from ..data.store import resolve
 from ..models import weights
 from ..models.gguf.load import load as load_gguf
+from ..models.model import fingerprint as of_tensors
 
-SAMPLES = 64
 PEFT_CONFIG = "adapter_config.json"
 OURS = "lmcraft.json"
 
@@ -73,18 +70,9 @@ def plain_weights(place: Path) -> nn.Module:
     return load_gguf(place) if place.is_file() else weights.load(place)
 
 
-@torch.no_grad()
 def fingerprint(model: nn.Module) -> str:
     """See the module's docstring."""
-    total = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        flat = tensor.reshape(-1)
-        # Places in whole numbers: a float32 cannot name every place of a large tensor.
-        count = min(SAMPLES, len(flat))
-        some = flat[torch.arange(count, device=flat.device) * (len(flat) - 1) // max(1, count - 1)]
-        total.update(f"{name} {list(tensor.shape)}\n".encode())
-        total.update(some.double().cpu().numpy().tobytes())
-    return total.hexdigest()
+    return of_tensors(sorted(model.state_dict().items()))
 
 
 def find(directory: Path, said: list[str]) -> Path:

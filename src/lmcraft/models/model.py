@@ -11,13 +11,18 @@ Proved by tests/contract/test_models.py.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from typing import Any, Protocol, cast
 
+import torch
 from torch import Tensor, nn
 
 from ..core import find
 from ..core.config import Strict
 from ..layers.memory import Memory
+
+SAMPLES = 64  # numbers of a tensor by which it is recognised
 
 
 class Model(Protocol):
@@ -55,6 +60,23 @@ def build(config: Strict) -> nn.Module:
 def count_parameters(model: nn.Module) -> int:
     """Number of parameters, tied ones once."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+@torch.no_grad()
+def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 of the names and shapes of tensors, and of up to SAMPLES numbers of each, evenly spread.
+
+    Training changes nearly all numbers, so another model is noticed, and a large one costs nothing.
+    """
+    total = hashlib.sha256()
+    for name, tensor in tensors:
+        flat = tensor.detach().reshape(-1)
+        # Places in whole numbers: a float32 cannot name every place of a large tensor.
+        count = min(SAMPLES, len(flat))
+        some = flat[torch.arange(count, device=flat.device) * (len(flat) - 1) // max(1, count - 1)]
+        total.update(f"{name} {list(tensor.shape)}\n".encode())
+        total.update(some.double().cpu().numpy().tobytes())
+    return total.hexdigest()
 
 
 def init_linear(model: nn.Module, residual: set[str], layers: int) -> None:

@@ -19,7 +19,6 @@ tests/faults/test_nonfinite.py, tests/faults/test_signals.py and tests/parallel/
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -38,6 +37,7 @@ from ..core.disk import free_space
 from ..core.errors import UserError
 from ..data.batch import Batch
 from ..data.loader import Loader
+from ..models.model import fingerprint
 from . import checkpoint, optim, randomness, shards
 from .interrupt import Interrupted, listening
 from .offload import Offload, outside
@@ -46,8 +46,6 @@ from .parallel import ALONE, Parallel, Ranks
 from .precision import Precision, computing
 from .recompute import recomputing
 from .scaling import Scaler
-
-SAMPLED = 64  # numbers of each frozen weight that are looked at
 
 LEFT = (
     1 << 10
@@ -294,16 +292,10 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _frozen(model: nn.Module) -> str:
-    """A digest of some numbers of every frozen weight, to tell that the base is another one; empty for shares."""
+    """Of the frozen weights, to tell that the base is another one; empty for shares."""
     if any(shards.is_share(parameter) for parameter in model.parameters()):
         return ""
-    total = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad and type(parameter) is nn.Parameter:
-            total.update(
-                name.encode() + parameter.detach().flatten()[:SAMPLED].float().cpu().numpy().tobytes()
-            )
-    return total.hexdigest()
+    return fingerprint((name, p) for name, p in model.named_parameters() if not p.requires_grad)
 
 
 def _with_tied(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

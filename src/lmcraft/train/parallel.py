@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import hashlib
 import itertools
 import json
 import os
@@ -36,13 +35,13 @@ from torch import Tensor, nn
 
 from ..core.errors import UserError
 from ..core.log import say
+from ..models.model import fingerprint
 from . import shards
 
 Parallel = Literal["auto", "none", "ddp", "fsdp"]
 PATIENCE = timedelta(minutes=30)  # of a collective; reading data is waited for without a limit
 PREPARING = timedelta(days=7)
 BUCKET_ELEMENTS = 1 << 23
-SAMPLED = 256
 _PR_SET_PDEATHSIG = 1
 
 
@@ -287,14 +286,8 @@ def _join() -> None:
 
 
 def _fingerprint(model: nn.Module) -> bytes:
-    """A digest of names, shapes and some numbers of every plain tensor: enough to tell two models apart at once."""
-    total = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        total.update(f"{name} {tuple(parameter.shape)} {parameter.requires_grad}".encode())
-        if type(parameter) is nn.Parameter and parameter.is_floating_point():
-            few = parameter.detach().flatten()[:SAMPLED].float().cpu()
-            total.update(few.numpy().tobytes())
-    return total.digest()
+    """Tells apart models of other weights, and those of which other weights are trained."""
+    return fingerprint((f"{name} {p.requires_grad}", p) for name, p in model.named_parameters()).encode()
 
 
 def _end_with_parent() -> None:
