@@ -18,20 +18,9 @@ SMALL = [
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+def folder(tmp_path_factory, tales) -> Path:
     """A folder with a base, and data to tune it on."""
-    found = tmp_path_factory.mktemp("life")
-    (found / "book.txt").write_text("\n<|endoftext|>\n".join(f"The tale of {i} cats." for i in range(40)))
-    rows = [
-        {
-            "messages": [
-                {"role": "user", "content": f"{i} cats?"},
-                {"role": "assistant", "content": f"{i} cats."},
-            ]
-        }
-        for i in range(40)
-    ]
-    (found / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = tales(tmp_path_factory.mktemp("life"))
     for name, seed in (("book", 0), ("other", 5)):
         train = ["pretrain", f"data={found / 'book.txt'}", *SMALL, f"seed={seed}", "--out", str(found / name)]
         assert run(["train", *train]) == 0

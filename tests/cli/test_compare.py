@@ -14,15 +14,9 @@ TRAIN = ["train.steps=2", "train.batch_size=4", "data.holdout=0.2", "sample.max_
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+def folder(tmp_path_factory, tales) -> Path:
     """A base model and conversations."""
-    found = tmp_path_factory.mktemp("compare")
-    (found / "book.txt").write_text("\n<|endoftext|>\n".join(f"The tale of {i} cats." for i in range(40)))
-    rows = [
-        [{"role": "user", "content": f"{i} cats?"}, {"role": "assistant", "content": f"{i} cats."}]
-        for i in range(40)
-    ]
-    (found / "chats.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    found = tales(tmp_path_factory.mktemp("compare"))
     small = ["model=nano", "model.context=64", "tokenizer.vocab=300", "train.steps=2", "train.batch_size=4"]
     assert run(["train", "pretrain", f"data={found / 'book.txt'}", *small, "--out", str(found / "book")]) == 0
     return found

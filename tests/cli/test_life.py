@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,19 +52,11 @@ class Shell:
 
 
 @pytest.fixture
-def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
+def shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tales: Callable
+) -> Shell:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "book.txt").write_text("\n<|endoftext|>\n".join(f"The tale of {i} cats." for i in range(40)))
-    rows = [
-        {
-            "messages": [
-                {"role": "user", "content": f"{i} cats?"},
-                {"role": "assistant", "content": f"{i} cats."},
-            ]
-        }
-        for i in range(40)
-    ]
-    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tales(tmp_path)
     return Shell(tmp_path, capsys)
 
 

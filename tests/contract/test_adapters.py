@@ -68,6 +68,14 @@ def trained(made) -> dict[str, torch.nn.Parameter]:
     return {name: p for name, p in made.named_parameters() if p.requires_grad}
 
 
+@torch.no_grad()
+def moved(made):
+    """The model after something like training."""
+    for parameter in {id(p): p for p in trained(made).values()}.values():
+        parameter.add_(torch.randn_like(parameter) * 0.05)
+    return made.eval()
+
+
 def hashes(made) -> dict[str, str]:
     return {n: hashlib.sha256(t.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
             for n, t in made.state_dict().items()}  # fmt: skip
@@ -125,11 +133,7 @@ def test_saved_and_loaded_it_answers_the_same(net, kind, place, adapted, tmp_pat
     """A failure would mean that a run's answers are not those of the model that was trained."""
     if adapted is None:
         return
-    with torch.no_grad():
-        for parameter in {id(p): p for p in trained(adapted).values()}.values():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
-    adapted.eval()
-    wanted = logits(adapted)
+    wanted = logits(moved(adapted))
     if not entries.kept_apart(adapted):
         weights.save(adapted, tmp_path / "model")
         assert torch.equal(logits(weights.load(tmp_path / "model")), wanted)
@@ -152,11 +156,7 @@ def test_merged_it_answers_the_same(net, kind, adapted, tmp_path):
     """A failure would mean that `lmcraft merge` makes another model (trap 31), or leaves a broken tie (trap 21)."""
     if adapted is None or not entries.kept_apart(adapted):
         return
-    with torch.no_grad():
-        for parameter in {id(p): p for p in trained(adapted).values()}.values():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
-    adapted.eval()
-    wanted = logits(adapted)
+    wanted = logits(moved(adapted))
     try:
         merged = adapter.merge(adapted)
     except UserError as error:
