@@ -30,7 +30,7 @@ from .text.tokenizer import SPECIALS, Tokenizer
 from .train import loop
 from .train.ledger import Ledger
 from .train.plan import Plan, calibrate, plan
-from .train.precision import choose
+from .train.precision import choose, reads_halves
 from .train.rehearsal import Rows
 from .train.weightless import Weightless
 
@@ -58,10 +58,10 @@ def of_recipe(asked: Recipe, ranks: int = 1) -> Planned:
     """
     module = find.module("stages", asked.stage.kind)
     stage = module.build(asked.stage)
-    model = _model(asked, stage, module)
     config = asked.train.model_copy(update={
         "lr": asked.train.lr or module.LR, "precision": choose(asked.train.precision, device()),
     })  # fmt: skip
+    model = _model(asked, stage, module, reads_halves(config.precision, config.offload, config.parallel))
     width = asked.data.context or min(model.config.context, 1 << 16)
     if model.max_length is not None and width > model.max_length:
         raise UserError(f"data.context is {width}, the model reads at most {model.max_length} tokens",
@@ -105,7 +105,7 @@ def remembered_bytes(model: nn.Module, rows: int, length: int) -> int:
     return size
 
 
-def _model(asked: Recipe, stage: Any, module: Any) -> nn.Module:
+def _model(asked: Recipe, stage: Any, module: Any, halved: bool) -> nn.Module:
     """The model as it would be trained, on the meta device or without numbers."""
     tokenizer = _tokenizer(asked, module)
     if asked.base:
@@ -128,6 +128,8 @@ def _model(asked: Recipe, stage: Any, module: Any) -> nn.Module:
         parameter.requires_grad_(False)
     model = mode.copy(model)
     with mode:
+        if halved:
+            model = entries.halved(model, asked.adapter)
         model = entries.apply(model, asked.adapter, entries.Base(str(asked.base), ""), tokenizer)
     entries.require_trained(model)
     return mode.copy(model)

@@ -34,7 +34,7 @@ from .text.chat import ChatTemplate
 from .text.tokenizer import SPECIALS, Tokenizer
 from .train import randomness
 from .train.parallel import ALONE, Ranks
-from .train.precision import choose, warning
+from .train.precision import choose, reads_halves, warning
 
 LABELS = ("label", "tags")  # parts of records that no model reads
 
@@ -71,7 +71,7 @@ def prepare(asked: Recipe, place: Path, stored: dict[str, Any] | None, ranks: Ra
     own = None if asked.base else model.config  # a head that the stage adds is not what was asked for
     work_device = device()
     precision = _precision(asked, stored, work_device)
-    halved = precision == "bf16" and asked.train.offload == "none" and ranks.kind != "fsdp"
+    halved = reads_halves(precision, asked.train.offload, ranks.kind)
     model = _adapted(
         asked, base, model, lambda model: stage.ready(model, data.train, tokenizer), tokenizer, halved
     )
@@ -152,8 +152,7 @@ def _adapted(
     """The model as the stage needs it, with the recipe's adapters; all but them and a fresh head is then frozen.
 
     Args:
-        halved: keep frozen matrices in bfloat16. Where products are in bfloat16 they would be read so anyway, from a
-            copy for each product. DoRA takes norms of the weights and `freeze` trains some: these need them whole.
+        halved: keep frozen matrices in bfloat16, where the adapters allow it.
     """
     if not asked.adapter:
         return ready(model)
@@ -166,11 +165,8 @@ def _adapted(
     model = ready(model)
     for parameter in own:
         parameter.requires_grad_(False)
-    whole = any(
-        entry.kind in ("quantize", "freeze") or getattr(entry, "dora", False) for entry in asked.adapter
-    )
-    if halved and not whole:
-        model = quantize.apply(model, quantize.Config(bits=16), "base", tokenizer)
+    if halved:
+        model = entries.halved(model, asked.adapter)
     randomness.seed(asked.seed)  # whatever was drawn before, the same seed gives the same adapter
     model = entries.apply(model, asked.adapter, under, tokenizer)
     entries.require_trained(model)

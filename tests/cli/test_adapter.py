@@ -157,6 +157,8 @@ def test_a_quantized_base_is_trained_beside_and_its_errors_are_told(folder, caps
     made = folder / "quantized"
     layers = json.loads((made / "data.json").read_text())["quantized"]
     assert layers and all(0 < layer["relative_rms"] < 0.2 for layer in layers)
+    base, own = (lmcraft.api.Run.open(folder / name).state for name in ("book", "quantized"))
+    assert own["parameters"] == base["parameters"] + own["trained_parameters"], "packed weights count too"
     page = (made / "report.html").read_text()
     assert all(f"Quantized: {layer['path']}" in page for layer in layers)
     assert run(["merge", str(made), "--out", str(folder / "quantized-merged"), "--json"]) == 0

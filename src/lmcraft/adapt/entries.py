@@ -21,6 +21,8 @@ from ..core.config import Strict
 from ..core.errors import UserError
 from . import adapter
 
+WHOLE = ("quantize", "freeze")  # kinds that need the base's weights as they are
+
 
 @dataclass(frozen=True)
 class Base:
@@ -69,6 +71,18 @@ def apply(
     adapted.apart = _tensors(model) != before
     model.adapted = [*found, adapted]
     return model
+
+
+def halved(model: nn.Module, entries: Sequence[Strict]) -> nn.Module:
+    """The frozen model with its matrices in bfloat16, where no entry needs them whole.
+
+    For training whose products are in bfloat16: they would be read so anyway, from a copy for each product. DoRA takes
+    norms of the weights, `freeze` trains some, `quantize` says itself how they are kept.
+    """
+    if any(entry.kind in WHOLE or getattr(entry, "dora", False) for entry in entries):
+        return model
+    quantize = find.module("adapt", "quantize")
+    return quantize.apply(model, quantize.Config(bits=16), "base")
 
 
 def _free(model: nn.Module, name: str) -> str:

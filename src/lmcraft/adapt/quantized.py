@@ -73,6 +73,10 @@ class Packed(nn.Module):
         self.register_buffer("scales", codes.to(torch.uint8).flatten()[: len(scales_N)].clone())
         self.register_buffer("group_scales", largest_N1[:, 0].clone())
 
+    def numel(self) -> int:
+        """How many weights it stands for."""
+        return self.shape.numel()
+
     @property
     def bytes(self) -> int:
         """Size in memory."""

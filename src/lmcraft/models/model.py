@@ -58,8 +58,9 @@ def build(config: Strict) -> nn.Module:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of parameters, tied ones once."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    """Number of parameters, tied ones once; a matrix kept in few bits (`numel`) counts as what it stands for."""
+    packed = [module.numel() for module in model.modules() if hasattr(module, "numel")]
+    return sum(parameter.numel() for parameter in model.parameters()) + sum(packed)
 
 
 @torch.no_grad()

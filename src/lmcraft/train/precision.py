@@ -28,6 +28,11 @@ def choose(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"
     return "bf16" if _seconds(torch.bfloat16, device) * WORTH_IT < _seconds(torch.float32, device) else "fp32"
 
 
+def reads_halves(precision: str, offload: str, parallel: str) -> bool:
+    """Whether a frozen base can be kept in bfloat16: products read it so, and neither files nor shares hold it."""
+    return precision == "bf16" and offload == "none" and parallel != "fsdp"
+
+
 def warning(precision: str, device: torch.device) -> str | None:
     """What the user should know before waiting: that these numbers are slower here than float32."""
     if precision not in DTYPES:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ..data.batch import IGNORE, Batch
 from ..layers.source import Source
+from ..models.model import count_parameters
 from . import loop
 from .ledger import OPTIMIZER, PARAMETERS, UPDATE, Ledger
 from .shards import BLOCKS
@@ -136,12 +137,11 @@ def rehearse(stage: Any, model: nn.Module, shape: Rows, config: loop.Config) -> 
     parts = max(
         (_offloaded(parts, model, config) for parts in found.values()), key=lambda parts: sum(parts.values())
     )
-    own = {id(p): p for p in model.parameters()}.values()
     on_disk = parts.pop(ON_DISK, 0.0)
     return Rehearsal(
         parts,
-        sum(p.numel() for p in own),
-        sum(p.numel() for p in own if p.requires_grad),
+        count_parameters(model),
+        sum(p.numel() for p in model.parameters() if p.requires_grad),
         operations,
         on_disk,
     )
