@@ -3,6 +3,8 @@
 1. `targets_BT[b, t]` is what to predict at position t (mostly the next token), or IGNORE where nothing is trained.
 2. `segments_BT` is 0 for padding and n for the nth document of a row. It alone decides padding, packing, positions
    and attention masks, so they cannot disagree. Source segment n belongs to target segment n.
+3. `signals` are numbers that a loss needs beside the tokens, by name: one a row [B] (the margin of a preference), or
+   one a position [B, T] (the advantage of a token).
 
 Legend: B rows, T positions, S source positions.
 Proved by tests/unit/data/test_pack.py and tests/invariance/test_accumulation.py.
@@ -34,6 +36,7 @@ class Batch:
     rows: list[str] = field(default_factory=list)
     source: Source | None = None
     group: int = 1
+    signals: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -64,4 +67,5 @@ class Batch:
         return replace(
             self, tokens_BT=change(self.tokens_BT), targets_BT=change(self.targets_BT),
             segments_BT=change(self.segments_BT), rows=rows, source=source,
+            signals={name: change(numbers) for name, numbers in self.signals.items()},
         )  # fmt: skip

@@ -160,7 +160,7 @@ class Loader:
             ", ".join(dict.fromkeys(self.tokens.where(p.document) for p in self.rows[row])) for row in rows
         ]
         arrays = (torch.from_numpy(array) for array in (tokens_BT, targets_BT, segments_BT))
-        batch = Batch(*arrays, where, self._source(rows))
+        batch = Batch(*arrays, where, self._source(rows), signals=self._signals(rows))
         return batch if self.finish is None else self.finish(batch, [*(rows if seeds is None else seeds)])
 
     def _piece(self, piece: Piece) -> tuple[np.ndarray, np.ndarray]:
@@ -171,6 +171,13 @@ class Loader:
             return self.tokens.ids[span], self.tokens.labels[span]
         ids = self.tokens.ids[base + piece.start : base + piece.stop + 1].astype(np.int64)
         return ids[:-1], np.where(self._targets(piece), ids[1:], IGNORE)
+
+    def _signals(self, rows: list[int]) -> dict[str, torch.Tensor]:
+        """The numbers of each row's first document, float32 [B]."""
+        if self.tokens.signals is None:
+            return {}
+        found = torch.from_numpy(self.tokens.signals[[self.rows[row][0].document for row in rows]])
+        return {name: found[:, n] for n, name in enumerate(self.tokens.meta["signals"])}
 
     def _source(self, rows: list[int]) -> Source | None:
         """The sources of the rows' documents, one after the other, each in its document's segment."""

@@ -2,9 +2,9 @@
 
 One directory holds `tokens.npy` (uint16 or uint32), `trained.npy` (bool), `offsets.npy` (int64, one more than
 documents), `lines.npy` and `files.npy` (where each document came from) and `meta.json`; where documents have labels,
-`labels.npy` (int32, one an id), and where they have sources, `sources.npy` and `source_offsets.npy`. It is written
-under a temporary name and renamed, so a directory with a `meta.json` is complete. Arrays are NumPy's own format without
-pickled objects.
+`labels.npy` (int32, one an id), where they have sources, `sources.npy` and `source_offsets.npy`, and where they have
+signals, `signals.npy` (float32 [documents, names]; the names are in the meta data). It is written under a temporary
+name and renamed, so a directory with a `meta.json` is complete. Arrays are NumPy's own format without pickled objects.
 
 Proved by tests/unit/data/test_tokens.py.
 """
@@ -16,7 +16,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,8 @@ class Document:
     """Ids of one document; `trained[i]` says whether id i is a target; `None` means all of them.
 
     With `labels` (one an id, IGNORE for none) each position predicts its own label, and not the id after it.
-    `source` is what a sequence-to-sequence model reads before it writes the ids.
+    `source` is what a sequence-to-sequence model reads before it writes the ids. `signals` are numbers that the loss
+    needs beside them; all documents of a shard have the same names.
     """
 
     ids: Sequence[int]
@@ -44,6 +45,7 @@ class Document:
     where: Where
     labels: Sequence[int] | None = None
     source: Sequence[int] | None = None
+    signals: Mapping[str, float] | None = None
 
 
 class Tokens:
@@ -58,6 +60,7 @@ class Tokens:
         self.labels = self._optional("labels")
         self.sources = self._optional("sources")
         self.source_offsets = self._optional("source_offsets")
+        self.signals = self._optional("signals")
         self._lines = np.load(directory / "lines.npy", allow_pickle=False)
         self._files = np.load(directory / "files.npy", allow_pickle=False)
 
@@ -98,6 +101,7 @@ def write(
     trained: list[np.ndarray] = []
     labels: list[np.ndarray] = []
     sources: list[np.ndarray] = []
+    signals: list[Mapping[str, float]] = []
     lines, files, names = [], [], {}
     for document in documents:
         ids.append(np.asarray(document.ids, dtype=kind))
@@ -106,6 +110,8 @@ def write(
             labels.append(np.asarray(document.labels, dtype=np.int32))
         if document.source is not None:
             sources.append(np.asarray(document.source, dtype=kind))
+        if document.signals is not None:
+            signals.append(document.signals)
         lines.append(document.where.line)
         files.append(names.setdefault(str(document.where.file), len(names)))
     arrays = {
@@ -120,6 +126,10 @@ def write(
     if sources:
         arrays["sources"] = np.concatenate(sources)
         arrays["source_offsets"] = np.cumsum([0, *map(len, sources)], dtype=np.int64)
+    numbers = sorted(signals[0]) if signals else []
+    if signals:
+        arrays["signals"] = np.array([[one[name] for name in numbers] for one in signals], dtype=np.float32)
+        meta = {**meta, "signals": numbers}
     _put(directory, arrays, {**meta, "vocab": vocab, "files": list(names), "counts": dict(counts)})
     return Tokens(directory)
 

@@ -247,3 +247,16 @@ def test_finish_gets_a_seed_that_depends_on_the_place_alone(tokens):
     for rank in (0, 1):
         Loader(tokens, 8, 6, seed=0, rank=rank, world=2, finish=finish).next()
     assert asked == [0, 2, 4, 1, 3, 5]
+
+
+def test_signals_go_with_their_rows(tmp_path):
+    """Another row's number would give a preference the margin of its neighbour."""
+    documents = [
+        Document([d, d, d + 1], None, Where("rows.jsonl", d), signals={"weight": 1.0, "margin": d / 2})
+        for d in range(8)
+    ]
+    loader = Loader(write(tmp_path / "shard", documents, 100, {}, Counter()), 12, 4, seed=0, pack=False)
+    for _ in range(4):
+        for micro in loader.next().split(2):
+            assert micro.signals["margin"].tolist() == [first / 2 for first in firsts(micro)]
+            assert micro.signals["weight"].tolist() == [1.0, 1.0]
