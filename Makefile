@@ -55,7 +55,7 @@ $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || \
 		{ rm -rf .venv; echo "the venv module is missing; on Debian: apt-get install python3-venv"; exit 1; }
 	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[data,eval,fit,words,dev]"
+	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[data,eval,feedback,fit,postgres,words,dev]"
 	@touch $@
 
 # Programs that some tests use. As root (containers, CI) they are installed; otherwise those tests skip themselves.
