@@ -218,6 +218,9 @@ def _train(run: Run, work: Work, ranks: Ranks, empty: int | None) -> Iterator[St
                 if config.precision == "fp16":
                     row |= {"loss_scale": step.loss_scale, "skipped": int(step.skipped)}
                     row["grad_norm"] = None if step.skipped else step.grad_norm
+                row |= getattr(work.loader, "facts", {}) | (
+                    work.stage.told() if hasattr(work.stage, "told") else {}
+                )
                 held_loss = _held_out_loss(work, step, ranks)
                 if held_loss is not None:
                     row["eval_loss"] = held_loss
@@ -232,7 +235,9 @@ def _train(run: Run, work: Work, ranks: Ranks, empty: int | None) -> Iterator[St
             seconds = before + time.perf_counter() - started
             if last is not None:
                 run.set_status("interrupted", step=last.number, seconds=seconds)
-        lm = LanguageModel(ranks.whole(work.model) or work.model, work.tokenizer, work.template)
+        trained = ranks.whole(work.model) or work.model
+        finished = getattr(work.stage, "finished", None)
+        lm = LanguageModel(finished(trained) if finished else trained, work.tokenizer, work.template)
         lm.save(run.path / ("adapter" if kept_apart(work.model) else "model"))
         _sample(run, lm, work, step=config.steps or 0)
     facts = {
@@ -284,9 +289,7 @@ def _questions(work: Work) -> list[str]:
     """Beginnings of held-out records: a user's first words, or the first words of a text."""
     records = (work.held_records or [])[:SAMPLES]
     if work.template is not None:
-        return [
-            next(m.content for m in r.messages if m.role == "user") for r in records if isinstance(r, Chat)
-        ]
+        return [text for r in records if (text := next((t for role, t in parts(r) if role == "user"), None))]
     if work.model.reads_source:
         return [record.source for record in records]
     return [" ".join(parts(record)[0][1].split()[:8]) for record in records]

@@ -28,6 +28,7 @@ from .core.run import digest
 from .data import dataset, tokens
 from .data.loader import Loader
 from .data.records import parts
+from .generate.language_model import LanguageModel
 from .models import model as models
 from .recipe import Recipe
 from .text.chat import ChatTemplate
@@ -62,7 +63,7 @@ def prepare(asked: Recipe, place: Path, stored: dict[str, Any] | None, ranks: Ra
     base = directory_of(asked.base) if asked.base else None
     data = dataset.prepare(asked.data, asked.seed)
     tokenizer = _tokenizer(asked, base, place, data, getattr(stage_module, "SPECIALS", ()))
-    template = _template(asked, base, tokenizer)
+    template = _template(asked, base, tokenizer, stage_module.CHAT)
     model = (
         directory.finished(base, tokenizer)
         if base
@@ -103,6 +104,14 @@ def prepare(asked: Recipe, place: Path, stored: dict[str, Any] | None, ranks: Ra
         "lr": asked.train.lr or _learning_rate(asked, stage_module),
         "precision": precision,
     })  # fmt: skip
+    model = model.to(work_device)
+    chat = None if stage_module.CHAT is False else template
+    if hasattr(stage, "experience"):  # it trains on what the model says
+        _refuse_processes(ranks)
+        loader = stage.experience(loader, LanguageModel(model, tokenizer, chat), data.train, train_config)
+        held = None
+        steps = asked.train.steps or loader.steps(asked.train.epochs)
+        train_config = train_config.model_copy(update={"steps": steps})
     complete = asked.model_copy(update={
         "train": train_config, "out": str(place), "model": own,
         "data": asked.data.model_copy(update={"context": width}),
@@ -112,9 +121,8 @@ def prepare(asked: Recipe, place: Path, stored: dict[str, Any] | None, ranks: Ra
         "shard": loader.tokens.meta["key"], "preview": _preview(loader, tokenizer),
         **_quantized(asked, model),
     }  # fmt: skip
-    chat = template if stage_module.CHAT else None
-    held = held if held.rows else None
-    return Work(complete, stage, model.to(work_device), tokenizer, chat, loader, held, data.held, facts)
+    held = held if held is not None and held.rows else None
+    return Work(complete, stage, model, tokenizer, chat, loader, held, data.held, facts)
 
 
 def _width(asked: Recipe, model: nn.Module) -> int:
@@ -125,6 +133,15 @@ def _width(asked: Recipe, model: nn.Module) -> int:
         raise UserError(f"data.context is {width}, the model reads at most {most} tokens",
                         where=asked.base, fix=f"leave data.context out, or at most {most}")  # fmt: skip
     return width
+
+
+def _refuse_processes(ranks: Ranks) -> None:
+    """What the processes say to their prompts would have to be judged together."""
+    if ranks.together:
+        raise UserError(
+            "this stage runs in one process", where=f"torchrun with {ranks.world} processes",
+            why="its rounds of answers are not shared among processes yet", fix="start it without torchrun",
+        )  # fmt: skip
 
 
 def _refuse_uneven(asked: Recipe, group: int, ranks: Ranks) -> None:
@@ -207,17 +224,20 @@ def _tokenizer(
     return Tokenizer.train(texts, asked.tokenizer.vocab, (*SPECIALS, *specials))
 
 
-def _template(asked: Recipe, base: Path | None, tokenizer: Tokenizer) -> ChatTemplate:
+def _template(
+    asked: Recipe, base: Path | None, tokenizer: Tokenizer, chat: bool | None
+) -> ChatTemplate | None:
+    """The one that is named, or the base's; elsewhere ChatML, but for stages that also train models without one."""
     if asked.template:
         return ChatTemplate.load(asked.template, tokenizer)
     if base and ChatTemplate.exists(base):
         return ChatTemplate.load(base, tokenizer)
-    return ChatTemplate.load("chatml", tokenizer)
+    return None if chat is None else ChatTemplate.load("chatml", tokenizer)
 
 
 def _shard(
-    asked: Recipe, name: str, records: list, stage: Any, tokenizer: Tokenizer, template: ChatTemplate, width: int,
-    counts: Counter,
+    asked: Recipe, name: str, records: list, stage: Any, tokenizer: Tokenizer,
+    template: ChatTemplate | None, width: int, counts: Counter,
 ) -> tokens.Tokens:  # fmt: skip
     """The records as token shards, from the cache if the same were made before."""
     sources = [
@@ -229,7 +249,7 @@ def _shard(
         "stage": asked.stage.model_dump(mode="json"),
         "facts": stage.facts,
         "tokenizer": tokenizer.digest,
-        "template": template.source,
+        "template": template and template.source,
         "width": width,
         "data": asked.data.model_dump(mode="json", exclude={"context"}),  # it is `width`
         "seed": asked.seed,

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +24,7 @@ from ..core.errors import UserError
 from ..layers.memory import Memory
 from ..layers.source import Source
 from ..text.tokenizer import Tokenizer
-from .sampling import Sampling, choose, generator
+from .sampling import Sampling, choose_each, generator
 from .stop import StopWatch
 
 
@@ -66,7 +67,7 @@ class _Row:
     request: int
     watch: StopWatch
     sampling: Sampling
-    draw: object
+    draw: np.random.Generator
     seen: set[int]
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -124,14 +125,12 @@ class Engine:
             memory = self.start(len(rows), room, sources)
             logits_BV = self._prefill(prompts, memory)
             while True:
-                next_tokens = []
-                for row, logits_V in zip(rows, logits_BV.cpu(), strict=True):
-                    token = choose(logits_V, row.seen, row.sampling, row.draw)
+                next_tokens, logprobs = _chosen(logits_BV.cpu(), rows)
+                for row, token, logprob in zip(rows, next_tokens, logprobs, strict=True):
                     row.tokens.append(token)
-                    row.logprobs.append(float(torch.log_softmax(logits_V.float(), dim=-1)[token]))
+                    row.logprobs.append(logprob)
                     row.seen.add(token)
                     row.watch.add(token)
-                    next_tokens.append(token)
                     if row.watch.finish_reason is not None:
                         yield Piece(row.request, row.watch.fresh(), self._completion(row))
                     elif text := row.watch.fresh():
@@ -252,6 +251,17 @@ class Engine:
             values = torch.log_softmax(logits_TV, dim=-1).gather(1, targets_T[:, None])[:, 0]
             greedy = bool((logits_TV.argmax(dim=-1) == targets_T).all())
             yield Score(float(values.double().sum()), values.tolist(), greedy)
+
+
+def _chosen(logits_BV: Tensor, rows: Sequence[_Row]) -> tuple[list[int], list[float]]:
+    """The next token of each row and its log-probability."""
+    tokens = choose_each(
+        logits_BV, [row.seen for row in rows], [row.sampling for row in rows], [row.draw for row in rows]
+    )
+    wide_BV = logits_BV.float() if logits_BV.element_size() < 4 else logits_BV
+    tokens_B1 = torch.tensor(tokens)[:, None]
+    logprobs_B = wide_BV.gather(1, tokens_B1)[:, 0] - wide_BV.logsumexp(dim=1)
+    return tokens, logprobs_B.tolist()
 
 
 def padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 A stage knows nothing of optimizers, devices, ranks, checkpoints or logs. Each stage file has a `Config`, the kind of
 model that it trains by default (`MODEL`), a default peak learning rate `LR`, whether it needs a chat template (`CHAT`),
 whether documents may share a row (`PACK`), and `build(config) → Stage`. One that needs special tokens of its own names
-them (`SPECIALS`).
+them (`SPECIALS`). `CHAT` is None where a stage trains models with and without a template, as they are.
 
 Proved by tests/contract/test_stages.py.
 """
@@ -27,7 +27,9 @@ from ..train.loss import summed_cross_entropy
 class Stage(Protocol):
     """One way to train.
 
-    A stage may also have `finish(batch, seeds) → Batch`, which changes each batch by one seed a row (masking).
+    A stage may also have `finish(batch, seeds) → Batch`, which changes each batch by one seed a row (masking);
+    `told() → dict`, numbers of the last step for the log; `experience(loader, lm, records, config)`, which takes the
+    place of the loader where a model trains on its own answers; and `finished(model)`, the model to keep in the end.
     """
 
     def ready(self, model: nn.Module, records: Sequence, tokenizer: Tokenizer) -> nn.Module:

@@ -160,8 +160,10 @@ def _steps(
             _problem(f"made weights that are not finite in {broken}", step, batch.rows) if broken else None
         )
         drawn, others = randomness.everywhere(ranks)
+        read, place = loader.state()
         tensors = {"model": _weights(model), "optimizer": optimizers.state(), "random": drawn}
-        state = {"read": loader.read, "random": others, "scaling": scaler.state(), "frozen": _frozen(model)}
+        tensors |= {"data": read} if read else {}
+        state = {**place, "random": others, "scaling": scaler.state(), "frozen": _frozen(model)}
         checkpoint.save(
             checkpoints, checkpoint.Checkpoint(step, tensors, state), config.keep, ranks, config.sharded
         )
@@ -267,7 +269,7 @@ def _resume(
     model.load_state_dict(_with_tied(model, found.tensors["model"]), strict=False)
     optimizers.restore(found.tensors.get("optimizer", {}))
     scaler.restore(found.state.get("scaling", scaler.state()))
-    loader.read = found.state["read"]
+    loader.restore(found.tensors.get("data", {}), found.state)
     if not randomness.restore(found.tensors["random"], found.state["random"], ranks.rank):
         randomness.seed(loader.seed + found.step * ranks.world + ranks.rank)
     report(f"resumed after step {found.step}")
