@@ -103,17 +103,21 @@ class Engine:
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]
             texts = None if sources is None else [sources[i] for i in part]
-            for piece in self.stream([prompts[i] for i in part], [samplings[i] for i in part], texts):
-                if piece.completion is not None:
-                    done[part[piece.request]] = piece.completion
+            rows = [prompts[i] for i in part], [samplings[i] for i in part], texts
+            for piece in self.stream(*rows, whole=True):
+                done[part[piece.request]] = piece.completion
         return [completion for completion in done if completion is not None]
 
     @torch.inference_mode()
     def stream(
         self, prompts: Sequence[Sequence[int]], samplings: Sequence[Sampling],
-        sources: Sequence[Sequence[int]] | None = None,
+        sources: Sequence[Sequence[int]] | None = None, whole: bool = False,
     ) -> Iterator[Piece]:  # fmt: skip
-        """Pieces of all answers as they come; each request ends with a piece that has its completion."""
+        """Pieces of all answers as they come; each request ends with a piece that has its completion.
+
+        Args:
+            whole: only these last pieces are wanted.
+        """
         requests = zip(prompts, samplings, strict=True)
         rows = [self._row(number, prompt, sampling) for number, (prompt, sampling) in enumerate(requests)]
         if not rows:
@@ -133,7 +137,7 @@ class Engine:
                     row.watch.add(token)
                     if row.watch.finish_reason is not None:
                         yield Piece(row.request, row.watch.fresh(), self._completion(row))
-                    elif text := row.watch.fresh():
+                    elif not whole and (text := row.watch.fresh()):
                         yield Piece(row.request, text, None)
                 alive = [i for i, row in enumerate(rows) if row.watch.finish_reason is None]
                 if not alive:

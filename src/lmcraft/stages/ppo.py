@@ -59,6 +59,7 @@ class Config(Rewarded):
     decay: float = Field(0.95, ge=0, le=1, description="λ of GAE")
     critic: Literal["shared", "separate"] = "shared"
     normalise: bool = Field(True, description="give a reward model mean 0, deviation 1 on the first answers")
+    whiten_advantages: bool = Field(True, description="mean 0, deviation 1 over the tokens of a round")
     whiten_rewards: bool = Field(False, description="divide the rewards of a round by their deviation")
 
 
@@ -103,7 +104,9 @@ class PPO(Learner):
             rewards_BT, signals["values"], mask_BT, config.discount, config.decay
         )
         self.note_round(signals["values"][mask_BT], returns_BT[mask_BT])
-        return {"advantages": advantages.whiten(found_BT, mask_BT), "returns": returns_BT}
+        if config.whiten_advantages:
+            found_BT = advantages.whiten(found_BT, mask_BT)
+        return {"advantages": found_BT, "returns": returns_BT}
 
     def note_round(self, values_N: Tensor, returns_N: Tensor) -> None:
         """How much of the returns the critic explains; 1 is all, 0 no more than their mean."""
