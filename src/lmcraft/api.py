@@ -43,7 +43,7 @@ from .work import Work, prepare
 
 SAMPLES = 3
 # Where a run lies, and how many processes compute it and how: nothing of what it learns.
-HOW = ("out:", "train.parallel:", "train.sharded:")
+HOW = ("out:", "train.parallel:", "train.sharded:", "train.patience_s:")
 
 
 def load(
@@ -98,7 +98,7 @@ def _plain(record: Chat) -> Text:
 def place(asked: Recipe, out: str | Path | None = None) -> Path:
     """The directory of a recipe's run; all processes of a distributed run ask for it together."""
     given = out or asked.out
-    ranks = parallel.begin(asked.train.parallel, named=given is not None)
+    ranks = parallel.begin(asked.train.parallel, given is not None, asked.train.patience_s)
     return Path(given or ranks.from_first(lambda: str(_free_name(asked.stage.kind))))
 
 
@@ -116,7 +116,7 @@ def train(
     empty = memory_now_bytes()
     asked = source if isinstance(source, Recipe) else recipes.read(source, overrides)
     directory = place(asked, out)
-    ranks = parallel.begin(asked.train.parallel, named=True)
+    ranks = parallel.begin(asked.train.parallel, True, asked.train.patience_s)
     with ranks.watching(), contextlib.ExitStack() as held:
         if ranks.from_first(lambda: _is_finished(asked, directory)):
             return
