@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from . import planning
 from . import recipe as recipes
 from .adapt.entries import kept_apart
@@ -243,14 +245,20 @@ def _train(run: Run, work: Work, ranks: Ranks, empty: int | None) -> Iterator[St
         **({"processes": ranks.world, "parallel": ranks.kind} if ranks.together else {}),
         "trained_parameters": sum(p.numel() for p in lm.model.parameters() if p.requires_grad),
     }
-    run.set_status("done", step=config.steps, predicted_memory_bytes=_predicted(work, ranks), **facts)
+    run.set_status(
+        "done", step=config.steps, predicted_memory_bytes=_predicted(work, lm.model, ranks), **facts
+    )
     page.write(run)
 
 
-def _predicted(work: Work, ranks: Ranks) -> int | None:
-    """What `lmcraft plan` says that this training needs, above what the process had before; None if it cannot say."""
+def _predicted(work: Work, model: nn.Module, ranks: Ranks) -> int | None:
+    """What `lmcraft plan` says that this training needs, above what the process had before; None if it cannot say.
+
+    Args:
+        model: the whole of it, where work has a share.
+    """
     try:
-        return planning.of_run(work.stage, work.model, work.loader, work.recipe.train, ranks.world).peak
+        return planning.of_run(work.stage, model, work.loader, work.recipe.train, ranks.world).peak
     except Exception as error:  # a run that has succeeded must not fail for want of a comparison
         say(f"no plan to compare the memory with: {error}")
         return None

@@ -3,9 +3,10 @@
     python driver.py JOBS.json FOLDER    writes FOLDER/NAME.json and FOLDER/NAME.safetensors for every job
 
 A job has "name", "world", "kind"; as settings "model", "adapter" (entries of a recipe), "optimizer", "micro", "steps",
-"sharded", "save_every", "precision", "checkpointing", "chunks" (of the loss), "patience"; "until" where to leave the loop;
-"from" the job whose checkpoints it goes on from; steps after which process 0 "fails" or "leaves" the others in a held-out
-loss, or process 1 "dies", "asks" (to stop, by SIGTERM) or has a loss of "nan"; "codes" of their ends.
+"sharded", "save_every", "precision", "checkpointing", "offload", "chunks" (of the loss), "patience"; "until" where to
+leave the loop; "from" the job whose checkpoints it goes on from; steps after which process 0 "fails" or "leaves" the
+others in a held-out loss, or process 1 "dies", "asks" (to stop, by SIGTERM) or has a loss of "nan"; "codes" of their
+ends.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ def work(job: dict, tokens: Tokens, folder: Path) -> None:
     config = loop.Config(
         steps=job.get("steps", 20), batch_size=ROWS, micro_batch_size=job.get("micro"), lr=1e-3, precision=precision,
         save_every=job.get("save_every", 1000), sharded=job.get("sharded", False),
-        checkpointing=job.get("checkpointing", False),
+        checkpointing=job.get("checkpointing", False), offload=job.get("offload", "none"),
         optim=optim.Config(kind=job.get("optimizer", "adamw"), warmup=0, schedule="constant", eps=1e-4),
     )  # fmt: skip
     rows, said = [], []
@@ -192,6 +193,10 @@ def run(job: dict, tokens: Tokens, folder: Path) -> list[int]:
 
 
 if __name__ == "__main__":
+    # Each of the forked processes would import these, which takes longer than most of the trainings.
+    import torch._dynamo
+    import torch.distributed.fsdp
+
     torch.set_num_threads(1)
     jobs, where = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
     made = texts(where)
