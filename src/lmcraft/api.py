@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from . import planning
 from . import recipe as recipes
 from .adapt.entries import kept_apart
@@ -43,7 +45,7 @@ from .work import Work, prepare
 
 SAMPLES = 3
 # Where a run lies, and how many processes compute it and how: nothing of what it learns.
-HOW = ("out:", "train.parallel:", "train.sharded:")
+HOW = ("out:", "train.parallel:", "train.sharded:", "train.patience_s:")
 
 
 def load(
@@ -98,7 +100,7 @@ def _plain(record: Chat) -> Text:
 def place(asked: Recipe, out: str | Path | None = None) -> Path:
     """The directory of a recipe's run; all processes of a distributed run ask for it together."""
     given = out or asked.out
-    ranks = parallel.begin(asked.train.parallel, named=given is not None)
+    ranks = parallel.begin(asked.train.parallel, given is not None, asked.train.patience_s)
     return Path(given or ranks.from_first(lambda: str(_free_name(asked.stage.kind))))
 
 
@@ -116,7 +118,7 @@ def train(
     empty = memory_now_bytes()
     asked = source if isinstance(source, Recipe) else recipes.read(source, overrides)
     directory = place(asked, out)
-    ranks = parallel.begin(asked.train.parallel, named=True)
+    ranks = parallel.begin(asked.train.parallel, True, asked.train.patience_s)
     with ranks.watching(), contextlib.ExitStack() as held:
         if ranks.from_first(lambda: _is_finished(asked, directory)):
             return
@@ -248,14 +250,20 @@ def _train(run: Run, work: Work, ranks: Ranks, empty: int | None) -> Iterator[St
         **({"processes": ranks.world, "parallel": ranks.kind} if ranks.together else {}),
         "trained_parameters": sum(p.numel() for p in lm.model.parameters() if p.requires_grad),
     }
-    run.set_status("done", step=config.steps, predicted_memory_bytes=_predicted(work, ranks), **facts)
+    run.set_status(
+        "done", step=config.steps, predicted_memory_bytes=_predicted(work, lm.model, ranks), **facts
+    )
     page.write(run)
 
 
-def _predicted(work: Work, ranks: Ranks) -> int | None:
-    """What `lmcraft plan` says that this training needs, above what the process had before; None if it cannot say."""
+def _predicted(work: Work, model: nn.Module, ranks: Ranks) -> int | None:
+    """What `lmcraft plan` says that this training needs, above what the process had before; None if it cannot say.
+
+    Args:
+        model: the whole of it, where work has a share.
+    """
     try:
-        return planning.of_run(work.stage, work.model, work.loader, work.recipe.train, ranks.world).peak
+        return planning.of_run(work.stage, model, work.loader, work.recipe.train, ranks.world).peak
     except Exception as error:  # a run that has succeeded must not fail for want of a comparison
         say(f"no plan to compare the memory with: {error}")
         return None

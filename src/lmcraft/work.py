@@ -2,7 +2,8 @@
 
 Nothing of the run is written here; token shards go into the cache, keyed by everything they depend on.
 
-Proved by tests/cli/test_life.py, tests/cli/test_bad_input.py and tests/contract/test_stages.py.
+Proved by tests/cli/test_life.py, tests/cli/test_bad_input.py, tests/contract/test_stages.py and
+tests/contract/test_stages_with_adapters.py.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def prepare(asked: Recipe, place: Path, stored: dict[str, Any] | None, ranks: Ra
     work_device = device()
     precision = _precision(asked, stored, work_device)
     halved = reads_halves(precision, asked.train.offload, ranks.kind)
-    model = _adapted(
+    model = adapted(
         asked, base, model, lambda model: stage.ready(model, data.train, tokenizer), tokenizer, halved
     )
     if model.config.vocab < tokenizer.size:
@@ -158,7 +159,7 @@ def _refuse_uneven(asked: Recipe, group: int, ranks: Ranks) -> None:
         )  # fmt: skip
 
 
-def _adapted(
+def adapted(
     asked: Recipe,
     base: Path | None,
     model: nn.Module,

@@ -42,7 +42,7 @@ from . import checkpoint, optim, randomness, shards
 from .interrupt import Interrupted, listening
 from .offload import Offload, outside
 from .optim import Config as OptimConfig
-from .parallel import ALONE, Parallel, Ranks
+from .parallel import ALONE, PATIENCE_S, Parallel, Ranks
 from .precision import Precision, computing
 from .recompute import recomputing
 from .scaling import Scaler
@@ -63,6 +63,11 @@ class Config(Strict):
     precision: Precision = "auto"
     parallel: Parallel = Field(
         "auto", description="with torchrun: ddp (what auto means) or fsdp, which shards the model"
+    )
+    patience_s: int = Field(
+        PATIENCE_S,
+        gt=0,
+        description="with torchrun: seconds to wait for other processes before they count as lost",
     )
     sharded: bool = Field(False, description="each process saves its own part of a checkpoint")
     checkpointing: bool = Field(
