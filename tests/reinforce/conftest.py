@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import itertools
 from collections import Counter
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -24,9 +23,9 @@ from lmcraft.data.loader import Loader
 from lmcraft.data.records import Where
 from lmcraft.data.tokens import Document, write
 from lmcraft.generate.engine import Completion, Engine
-from lmcraft.models import decoder, rnn
+from lmcraft.models import decoder
 from lmcraft.models import model as models
-from lmcraft.rl import critic, episodes
+from lmcraft.rl import episodes
 from lmcraft.rl.experience import Asked, Experience
 from lmcraft.train import loop, optim
 from lmcraft.train.logprobs import token_logprobs
@@ -68,22 +67,14 @@ def reward(prompt: int, answer: tuple[int, ...]) -> float:
 class World:
     """Everything about a policy that can be added up."""
 
-    def __init__(self, seed: int = 0, kind: str = "decoder", width: int = 32, layers: int = 2) -> None:
+    def __init__(self, seed: int = 0) -> None:
         torch.manual_seed(seed)
-        if kind == "decoder":
-            config = decoder.Config(layers=layers, width=width, heads=2, context=8, vocab=VOCABULARY, tied=False)
-        else:
-            config = rnn.Config(layers=layers, width=width, context=8, vocab=VOCABULARY)
+        config = decoder.Config(layers=2, width=32, heads=2, context=8, vocab=VOCABULARY, tied=False)
         self.reference = models.build(config).eval()
         with torch.no_grad():  # logits of the size of one: a reference with a clear structure
-            rows = self.rows(self.reference)
-            hidden = self.reference(rows.tokens_BT, rows.segments_BT)
-            spread = self.reference.head(hidden).std()
-            for parameter in {self.reference.head.weight} if hasattr(self.reference.head, "weight") else ():
-                parameter /= spread
-            if not hasattr(self.reference.head, "weight"):
-                (output,) = [m for n, m in self.reference.named_modules() if n == "output"] or [self.reference.embedding]
-                output.weight /= spread
+            rows = self.rows()
+            logits_BTV = self.reference.head(self.reference(rows.tokens_BT, rows.segments_BT))
+            self.reference.output.weight /= logits_BTV.std()
         self.answers = every_answer()
         self.rewards_XY = torch.tensor(
             [[reward(x, y) for y in self.answers] for x in range(PROMPTS)], dtype=torch.float64
@@ -93,18 +84,19 @@ class World:
         """A copy of the reference, to be trained."""
         return copy.deepcopy(self.reference).to(dtype)
 
-    def rows(self, model: nn.Module) -> Batch:
+    def rows(self) -> Batch:
         """Every prompt with every answer, as rows: [X·Y]."""
         answers = every_answer()
-        prompts = episodes.Prompts(
-            [asked(x) for x in range(PROMPTS) for _ in answers], None, [f"world:{x}" for x in range(PROMPTS) for _ in answers]
-        )
-        said = [Completion("", [*answer], [], "stop" if answer[-1] == EOS else "length") for answer in answers]
+        places = [x for x in range(PROMPTS) for _ in answers]
+        prompts = episodes.Prompts([asked(x) for x in places], None, [f"world:{x}" for x in places])
+        said = [
+            Completion("", [*answer], [], "stop" if answer[-1] == EOS else "length") for answer in answers
+        ]
         return episodes.batch(prompts, said * PROMPTS)
 
     def token_logprobs(self, model: nn.Module, temperature: float = 1.0) -> Tensor:
         """Of every row's tokens, [B, T]."""
-        rows = self.rows(model)
+        rows = self.rows()
         hidden_BTD = model(rows.tokens_BT, rows.segments_BT)
         return token_logprobs(model, hidden_BTD, rows.targets_BT, temperature)
 
@@ -156,28 +148,31 @@ class World:
             return [reward(answer.prompt_ids[-1], tuple(answer.ids)) for answer in answers]
 
         return Experience(
-            stage, loader, policy, engine, scores, stage.config.rollout, Asked({}, {}), batch_size, micro, "fp32"
+            stage,
+            loader,
+            policy,
+            engine,
+            scores,
+            stage.config.rollout,
+            Asked({}, {}),
+            batch_size,
+            micro,
+            "fp32",
         )
 
-    def train(self, stage, folder: Path, *, steps: int, batch_size: int, lr: float, seed: int = 0, schedule="linear"):
-        """The trained policy, by our own loop."""
-        policy = self.policy()
-        if hasattr(stage, "needs_critic"):
-            critic.put_on(policy, False)
+    def trained(
+        self, stage, folder: Path, *, steps: int, batch_size: int, lr: float = 2e-3, seed: int = 0
+    ) -> nn.Module:
+        """A policy after training by our own loop; it keeps its critic."""
+        policy = stage.ready(self.policy(), [], Letters())
         loader = self.experience(stage, policy, folder, batch_size, seed)
         settings = loop.Config(
             steps=steps, lr=lr, batch_size=batch_size, precision="fp32",
-            optim=optim.Config(kind="adamw", schedule=schedule, warmup=0.0, weight_decay=0.0, eps=1e-5),
+            optim=optim.Config(kind="adamw", schedule="linear", warmup=0.0, weight_decay=0.0, eps=1e-5),
         )  # fmt: skip
-        last = None
-        for last in loop.train(stage, policy, loader, settings, None, lambda _: None):
+        for _ in loop.train(stage, policy, loader, settings, None, lambda _: None):
             pass
-        return policy, last, loader
-
-
-def with_signals(rows: Batch, **signals: Tensor) -> Batch:
-    """The rows with these numbers beside them."""
-    return replace(rows, signals={**rows.signals, **signals})
+        return policy.eval()
 
 
 @pytest.fixture(scope="session")
@@ -188,9 +183,5 @@ def world() -> World:
 
 @pytest.fixture(scope="session")
 def make_world():
+    """A function: seed → world."""
     return World
-
-
-@pytest.fixture(scope="session")
-def mask():
-    return lambda rows: rows.targets_BT != IGNORE

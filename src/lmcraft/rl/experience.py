@@ -6,7 +6,7 @@ batches of `train.batch_size`, each in an order of its own. Then the next round,
 1. Answers are drawn with the policy's own temperature, and nothing else cuts the distribution; the same temperature
    divides the logits wherever a log-probability is computed.
 2. Log-probabilities at the time of sampling are computed again before training, in the batches of the first epoch: so
-   the first ratio is exactly 1. Where each answer is trained on once, that is skipped: then the ratio is 1 anyway.
+   the first ratio is exactly 1. Where a round is one batch and one epoch, those noted while sampling are as good.
 3. An answer that does not end by itself has the score `missing_eos` (Huang et al., arXiv 2403.17031, detail 8).
 4. The random numbers of an answer depend on the seed, the round and its place alone; so do the orders. The answers of
    the round at hand are part of a checkpoint: training that was killed ends with the same bits.
@@ -84,8 +84,9 @@ class Experience:
         )
         self.rollout, self.asked, self.batch_size, self.precision = rollout, asked, batch_size, precision
         self.micro_batch_size = micro_batch_size or batch_size
-        self.episodes = rollout.episodes or batch_size
-        _refuse_uneven(self.episodes, batch_size, stage.group)
+        self.episodes = rollout.episodes or batch_size * (stage.group if self._keeps_some else 1)
+        self.kept = self.episodes // stage.group if self._keeps_some else self.episodes
+        _refuse_uneven(self.episodes, self.kept, batch_size, stage.group)
         self.reference = Reference(policy) if stage.needs_reference else None
         self.prompts.batch_size = self.episodes // stage.group
         self.rows: Batch | None = None
@@ -97,9 +98,14 @@ class Experience:
     read = property(lambda self: self.prompts.read)
 
     @property
+    def _keeps_some(self) -> bool:
+        """Whether the stage trains on one answer of each group alone."""
+        return hasattr(self.stage, "keep")
+
+    @property
     def updates_a_round(self) -> int:
         """Optimizer steps between two rounds of answers."""
-        return self.episodes // self.batch_size * self.rollout.epochs
+        return self.kept // self.batch_size * self.rollout.epochs
 
     def steps(self, epochs: float) -> int:
         """Optimizer steps in which every prompt is answered `epochs` times by a whole group."""
@@ -113,14 +119,14 @@ class Experience:
         if update == 0:
             self.rows = self._answered(round_)
         assert self.rows is not None
-        epoch, place = divmod(update, self.episodes // self.batch_size)
+        epoch, place = divmod(update, self.kept // self.batch_size)
         order = self._order(round_, epoch)[place * self.batch_size : (place + 1) * self.batch_size]
         self.updates += 1
         return weighted(episodes.chosen(self.rows, order), self.stage)
 
     def _order(self, round_: int, epoch: int) -> Tensor:
         draw = np.random.Generator(np.random.Philox(key=[self.seed, round_ << 16 | epoch]))
-        return torch.from_numpy(draw.permutation(self.episodes))
+        return torch.from_numpy(draw.permutation(self.kept))
 
     def _answered(self, round_: int) -> Batch:
         """A round: answers, scores and credit."""
@@ -130,10 +136,14 @@ class Experience:
         generated = time.perf_counter()
         scores = self.scores(prompts, answers)
         scored = time.perf_counter()
-        rows = episodes.batch(prompts, answers)
-        rows = replace(rows, signals=self._read(rows, round_, answers))
-        scores_B = torch.tensor(scores, dtype=rows.signals["logprobs"].dtype)
-        facts = _facts(rows, scores_B, answers)
+        rows, scores_B = episodes.batch(prompts, answers), torch.tensor(scores)
+        facts = _facts(scores_B, answers)
+        if self._keeps_some:
+            index = self.stage.keep(scores_B)
+            rows, scores_B = episodes.chosen(rows, index), scores_B[index]
+        else:
+            rows = replace(rows, signals=self._read(rows, round_, answers))
+            facts |= _distance(rows)
         rows = replace(rows, signals={**rows.signals, **self.stage.credit(rows, scores_B)})
         self.stage.after(facts, self.episodes)
         self.facts = facts | {
@@ -241,24 +251,28 @@ def _sampled(rows: Batch, answers: list[Completion]) -> Tensor:
     return logprobs_BT
 
 
-def _facts(rows: Batch, scores_B: Tensor, answers: list[Completion]) -> dict[str, float]:
+def _facts(scores_B: Tensor, answers: list[Completion]) -> dict[str, float]:
     """What the log says of a round."""
-    facts = {
+    return {
         "score": float(scores_B.mean()), "score_std": float(scores_B.std(unbiased=False)),
         "stopped": sum(answer.finish_reason == "stop" for answer in answers) / len(answers),
         "answer_tokens": sum(len(answer.tokens) for answer in answers) / len(answers),
     }  # fmt: skip
-    if "reference" in rows.signals:
-        mask_BT = rows.targets_BT != IGNORE
-        kl_BT = k1(rows.signals["logprobs"], rows.signals["reference"]) * mask_BT
-        facts["kl"] = float(kl_BT.sum(dim=1).mean())
-    return facts
 
 
-def _refuse_uneven(episodes_: int, batch_size: int, group: int) -> None:
-    if episodes_ % batch_size or episodes_ % group:
+def _distance(rows: Batch) -> dict[str, float]:
+    """How far the policy is from its reference, in nats an answer: the mean over answers of the sum over tokens."""
+    if "reference" not in rows.signals:
+        return {}
+    mask_BT = rows.targets_BT != IGNORE
+    kl_BT = k1(rows.signals["logprobs"], rows.signals["reference"]) * mask_BT
+    return {"kl": float(kl_BT.sum(dim=1).mean())}
+
+
+def _refuse_uneven(episodes_: int, kept: int, batch_size: int, group: int) -> None:
+    if kept % batch_size or episodes_ % group:
         raise UserError(
             f"{episodes_} episodes cannot be divided into batches of {batch_size} and groups of {group}",
             where=f"stage.rollout.episodes={episodes_} train.batch_size={batch_size}",
-            fix="let episodes be a multiple of train.batch_size and of stage.group",
+            fix="let episodes be a multiple of the group, and what is trained on one of train.batch_size",
         )  # fmt: skip

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..core.errors import UserError
+from ..data.batch import Batch
 from ..data.loader import Loader
 from ..data.tokens import Document
 from ..generate.language_model import LanguageModel
@@ -20,6 +21,7 @@ from ..rewards import reward as rewards
 from ..text.chat import ChatTemplate
 from ..text.tokenizer import Tokenizer
 from ..train import loop
+from ..train.logprobs import token_logprobs
 from . import critic, prompts
 from .experience import Asked, Experience
 from .settings import Rewarded
@@ -83,6 +85,13 @@ class Learner:
             self, loader, lm.model, lm.engine, rewards.together(self.config.reward, lm.tokenizer),
             self.config.rollout, asked, train.batch_size, train.micro_batch_size, train.precision,
         )  # fmt: skip
+
+    def read(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Log-probabilities of the targets at the temperature of sampling, [B, T]."""
+        reads = {} if batch.source is None else {"source": batch.source}
+        hidden_BTD = model(batch.tokens_BT, batch.segments_BT, **reads)
+        temperature = self.config.rollout.temperature
+        return {"logprobs": token_logprobs(model, hidden_BTD, batch.targets_BT, temperature)}
 
     def after(self, facts: Mapping[str, float], episodes: int) -> None:
         """Is told about a round."""

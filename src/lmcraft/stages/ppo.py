@@ -85,9 +85,8 @@ class PPO(Learner):
         """Log-probabilities and values, [B, T] each."""
         reads = {} if batch.source is None else {"source": batch.source}
         hidden_BTD = model(batch.tokens_BT, batch.segments_BT, **reads)
-        found = {
-            "logprobs": token_logprobs(model, hidden_BTD, batch.targets_BT, self.config.rollout.temperature)
-        }
+        temperature = self.config.rollout.temperature
+        found = {"logprobs": token_logprobs(model, hidden_BTD, batch.targets_BT, temperature)}
         if hasattr(model, critic.NAME):
             found["values"] = model.critic(hidden_BTD, batch.tokens_BT, batch.segments_BT, **reads)
         return found
