@@ -105,6 +105,11 @@ def prepare(asked: Recipe, place: Path, stored: dict[str, Any] | None, ranks: Ra
         "lr": asked.train.lr or _learning_rate(asked, stage_module),
         "precision": precision,
     })  # fmt: skip
+    facts = {
+        **data.report, **counts, **{f"rows: {k}": v for k, v in asdict(loader.fill).items()},
+        "shard": loader.tokens.meta["key"], "preview": _preview(loader, tokenizer),
+        **_quantized(asked, model),
+    }  # fmt: skip
     model = model.to(work_device)
     chat = None if stage_module.CHAT is False else template
     if hasattr(stage, "experience"):  # it trains on what the model says
@@ -117,11 +122,6 @@ def prepare(asked: Recipe, place: Path, stored: dict[str, Any] | None, ranks: Ra
         "train": train_config, "out": str(place), "model": own,
         "data": asked.data.model_copy(update={"context": width}),
     })  # fmt: skip
-    facts = {
-        **data.report, **counts, **{f"rows: {k}": v for k, v in asdict(loader.fill).items()},
-        "shard": loader.tokens.meta["key"], "preview": _preview(loader, tokenizer),
-        **_quantized(asked, model),
-    }  # fmt: skip
     held = held if held is not None and held.rows else None
     return Work(complete, stage, model, tokenizer, chat, loader, held, data.held, facts)
 
