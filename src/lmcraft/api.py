@@ -221,6 +221,8 @@ def _train(run: Run, work: Work, ranks: Ranks, empty: int | None) -> Iterator[St
                 held_loss = _held_out_loss(work, step, ranks)
                 if held_loss is not None:
                     row["eval_loss"] = held_loss
+                if hasattr(work.stage, "told"):
+                    row |= work.stage.told()
                 metrics.row(step.number, **row)
                 if step.number % config.save_every == 0:
                     run.sync()
@@ -233,6 +235,8 @@ def _train(run: Run, work: Work, ranks: Ranks, empty: int | None) -> Iterator[St
             if last is not None:
                 run.set_status("interrupted", step=last.number, seconds=seconds)
         lm = LanguageModel(ranks.whole(work.model) or work.model, work.tokenizer, work.template)
+        if hasattr(work.stage, "end"):
+            work.stage.end(lm.model, work.loader)
         lm.save(run.path / ("adapter" if kept_apart(work.model) else "model"))
         _sample(run, lm, work, step=config.steps or 0)
     facts = {
@@ -284,9 +288,8 @@ def _questions(work: Work) -> list[str]:
     """Beginnings of held-out records: a user's first words, or the first words of a text."""
     records = (work.held_records or [])[:SAMPLES]
     if work.template is not None:
-        return [
-            next(m.content for m in r.messages if m.role == "user") for r in records if isinstance(r, Chat)
-        ]
+        talks = [getattr(record, "messages", getattr(record, "prompt", ())) for record in records]
+        return [first for talk in talks if (first := next((m.content for m in talk if m.role == "user"), ""))]
     if work.model.reads_source:
         return [record.source for record in records]
     return [" ".join(parts(record)[0][1].split()[:8]) for record in records]
@@ -321,7 +324,14 @@ def _differences(asked: Any, stored: Any, name: str = "") -> Iterator[str]:
 def _check_data(run: Run, facts: dict[str, Any]) -> None:
     """Notes what is trained on, or refuses to go on with data that has changed."""
     file = run.path / "data.json"
-    if file.exists() and json.loads(file.read_text())["shard"] != facts["shard"]:
+    before = json.loads(file.read_text()) if file.exists() else facts
+    if before.get("base_fingerprint", "") != facts["base_fingerprint"]:
+        raise UserError(
+            "the base has changed since this run began", where=str(run.path),
+            why="it is the reference that the policy is compared with",
+            fix="put the old base back, or start anew with another --out",
+        )  # fmt: skip
+    if before["shard"] != facts["shard"]:
         raise UserError(
             "the data has changed since this run began", where=str(run.path),
             why="going on would train on other rows than the log says",

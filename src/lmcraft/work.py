@@ -62,7 +62,9 @@ def prepare(asked: Recipe, place: Path, stored: dict[str, Any] | None, ranks: Ra
     base = directory_of(asked.base) if asked.base else None
     data = dataset.prepare(asked.data, asked.seed)
     tokenizer = _tokenizer(asked, base, place, data, getattr(stage_module, "SPECIALS", ()))
-    template = _template(asked, base, tokenizer)
+    template = _template(asked, base, tokenizer, getattr(stage_module, "TEXT_TOO", False))
+    if hasattr(stage, "adapted"):
+        stage.adapted = entries.kept_as_it_is(asked.adapter)
     model = (
         directory.finished(base, tokenizer)
         if base
@@ -110,7 +112,7 @@ def prepare(asked: Recipe, place: Path, stored: dict[str, Any] | None, ranks: Ra
     facts = {
         **data.report, **counts, **{f"rows: {k}": v for k, v in asdict(loader.fill).items()},
         "shard": loader.tokens.meta["key"], "preview": _preview(loader, tokenizer),
-        **_quantized(asked, model),
+        "base_fingerprint": getattr(stage, "base_fingerprint", ""), **_quantized(asked, model),
     }  # fmt: skip
     chat = template if stage_module.CHAT else None
     held = held if held.rows else None
@@ -207,17 +209,18 @@ def _tokenizer(
     return Tokenizer.train(texts, asked.tokenizer.vocab, (*SPECIALS, *specials))
 
 
-def _template(asked: Recipe, base: Path | None, tokenizer: Tokenizer) -> ChatTemplate:
+def _template(asked: Recipe, base: Path | None, tokenizer: Tokenizer, text_too: bool) -> ChatTemplate | None:
+    """The template that is named, the base's, or chatml; None for a base without one, if the stage takes text too."""
     if asked.template:
         return ChatTemplate.load(asked.template, tokenizer)
     if base and ChatTemplate.exists(base):
         return ChatTemplate.load(base, tokenizer)
-    return ChatTemplate.load("chatml", tokenizer)
+    return None if base and text_too else ChatTemplate.load("chatml", tokenizer)
 
 
 def _shard(
-    asked: Recipe, name: str, records: list, stage: Any, tokenizer: Tokenizer, template: ChatTemplate, width: int,
-    counts: Counter,
+    asked: Recipe, name: str, records: list, stage: Any, tokenizer: Tokenizer, template: ChatTemplate | None,
+    width: int, counts: Counter,
 ) -> tokens.Tokens:  # fmt: skip
     """The records as token shards, from the cache if the same were made before."""
     sources = [
@@ -229,7 +232,7 @@ def _shard(
         "stage": asked.stage.model_dump(mode="json"),
         "facts": stage.facts,
         "tokenizer": tokenizer.digest,
-        "template": template.source,
+        "template": template.source if template else None,
         "width": width,
         "data": asked.data.model_dump(mode="json", exclude={"context"}),  # it is `width`
         "seed": asked.seed,

@@ -14,7 +14,7 @@ from lmcraft.core import find
 from lmcraft.data import synthetic
 from lmcraft.data.batch import IGNORE
 from lmcraft.data.loader import Loader
-from lmcraft.data.records import Labeled, Parallel, Tagged, parts
+from lmcraft.data.records import Labeled, Message, Pair, Parallel, Tagged, parts
 from lmcraft.data.tokens import write
 from lmcraft.models import model
 from lmcraft.text.chat import ChatTemplate
@@ -28,6 +28,13 @@ WIDTH = 48
 def tag_of(word: str) -> str:
     """A name of a person or an animal, or nothing."""
     return "B-ONE" if word in ("cat", "bird", "sister", "man", "child", "teacher") else "O"
+
+
+def preference(number: int, text: str, where) -> Pair:
+    """A shout is better than a whisper."""
+    word = text.split()[number % 3]
+    said = (f"{word}!", f"{word} {word}, if you please")
+    return Pair((Message("user", text[:20]),), *(((Message("assistant", one)),) for one in said), where)
 
 
 RECORDS = {
@@ -46,8 +53,11 @@ RECORDS = {
         for r in synthetic.texts(40, seed=6)
     ],
 }
+RECORDS |= dict.fromkeys(
+    ("reward", "dpo"), [preference(n, r.text, r.where) for n, r in enumerate(synthetic.texts(60, seed=7))]
+)
 every_stage = pytest.mark.parametrize("name", find.names("stages"))
-ALONE = {"embed"}  # each text of a pair is a row of its own
+ALONE = {"embed", "reward", "dpo"}  # each text of a pair is a row of its own
 every_packing_stage = pytest.mark.parametrize("name", [n for n in find.names("stages") if n not in ALONE])
 
 

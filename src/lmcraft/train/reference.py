@@ -1,0 +1,68 @@
+"""The policy's reference: the model as it was before training, frozen.
+
+1. With adapters, the reference is the model without them (`adapter.disabled`): no second copy of the weights.
+2. Without, it is a copy that is made before anything is trained or resumed. It belongs to no module, so it is neither
+   trained nor saved nor counted. It follows the policy to its device and number format.
+3. It is in evaluation mode: no dropout. Gradients are never made.
+
+Proved by tests/unit/train/test_reference.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from ..adapt import adapter
+from ..models.model import fingerprint
+
+
+class Reference:
+    """The reference of `model`, which is copied now.
+
+    Args:
+        beside: adapters will stand beside the model, and only they will be trained: nothing is copied.
+    """
+
+    def __init__(self, model: nn.Module, beside: bool) -> None:
+        self.copy = None if beside else _frozen(model)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the copy, to tell that a resumed run has another one; empty where the base is itself frozen."""
+        on_meta = self.copy is None or next(self.copy.parameters()).is_meta
+        return "" if on_meta else fingerprint(self.copy.named_parameters())  # type: ignore[union-attr]
+
+    @contextlib.contextmanager
+    def of(self, policy: nn.Module) -> Iterator[nn.Module]:
+        """Within it the model that is yielded is the reference; without gradients and without dropout."""
+        was_training = policy.training
+        with torch.no_grad():
+            if self.copy is None:
+                policy.eval()
+                try:
+                    with adapter.disabled(policy):
+                        yield policy
+                finally:
+                    policy.train(was_training)
+            else:
+                yield self._beside(policy)
+
+    def _beside(self, policy: nn.Module) -> nn.Module:
+        assert self.copy is not None
+        own, its = next(self.copy.parameters()), next(policy.parameters())
+        if own.is_meta:  # a plan, made without weights
+            self.copy = _frozen(policy)
+        elif (own.device, own.dtype) != (its.device, its.dtype):
+            self.copy.to(device=its.device, dtype=its.dtype)
+        return self.copy
+
+
+def _frozen(model: nn.Module) -> nn.Module:
+    made = copy.deepcopy(model).eval()
+    adapter.freeze(made)
+    return made
