@@ -26,6 +26,7 @@ from .data.records import Labeled, Tagged, Where
 from .data.store import resolve
 from .models import weights
 from .recipe import Recipe
+from .stages.stage import begin
 from .text.tokenizer import SPECIALS, Tokenizer
 from .train import loop
 from .train.ledger import Ledger
@@ -59,9 +60,7 @@ def of_recipe(asked: Recipe, ranks: int = 1) -> Planned:
         UserError: the stage, an adapter or the base does not work so.
     """
     module = find.module("stages", asked.stage.kind)
-    stage = module.build(asked.stage)
-    if hasattr(stage, "adapted"):
-        stage.adapted = entries.kept_as_it_is(asked.adapter)
+    stage = begin(module, asked.stage, asked.adapter)
     config = asked.train.model_copy(update={
         "lr": asked.train.lr or module.LR, "precision": choose(asked.train.precision, device()),
     })  # fmt: skip

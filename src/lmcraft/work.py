@@ -30,6 +30,7 @@ from .data.loader import Loader
 from .data.records import parts
 from .models import model as models
 from .recipe import Recipe
+from .stages.stage import begin
 from .text.chat import ChatTemplate
 from .text.tokenizer import SPECIALS, Tokenizer
 from .train import randomness
@@ -58,13 +59,11 @@ def prepare(asked: Recipe, place: Path, stored: dict[str, Any] | None, ranks: Ra
     """Data, tokenizer, model and the complete recipe; nothing of the run is written."""
     randomness.seed(asked.seed)
     stage_module = find.module("stages", asked.stage.kind)
-    stage = stage_module.build(asked.stage)
+    stage = begin(stage_module, asked.stage, asked.adapter)
     base = directory_of(asked.base) if asked.base else None
     data = dataset.prepare(asked.data, asked.seed)
     tokenizer = _tokenizer(asked, base, place, data, getattr(stage_module, "SPECIALS", ()))
     template = _template(asked, base, tokenizer, getattr(stage_module, "TEXT_TOO", False))
-    if hasattr(stage, "adapted"):
-        stage.adapted = entries.kept_as_it_is(asked.adapter)
     model = (
         directory.finished(base, tokenizer)
         if base

@@ -53,9 +53,8 @@ RECORDS = {
         for r in synthetic.texts(40, seed=6)
     ],
 }
-RECORDS |= dict.fromkeys(
-    ("reward", "dpo"), [preference(n, r.text, r.where) for n, r in enumerate(synthetic.texts(60, seed=7))]
-)
+RECORDS["reward"] = [preference(n, r.text, r.where) for n, r in enumerate(synthetic.texts(60, seed=7))]
+RECORDS["dpo"] = RECORDS["reward"]
 every_stage = pytest.mark.parametrize("name", find.names("stages"))
 ALONE = {"embed", "reward", "dpo"}  # each text of a pair is a row of its own
 every_packing_stage = pytest.mark.parametrize("name", [n for n in find.names("stages") if n not in ALONE])

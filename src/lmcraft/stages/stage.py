@@ -16,6 +16,8 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from ..adapt.entries import kept_as_it_is
+from ..core.config import Strict
 from ..core.errors import UserError
 from ..data.batch import Batch
 from ..data.records import Pair
@@ -67,6 +69,14 @@ class Stage(Protocol):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The loss summed over the batch's targets, in nats."""
         ...
+
+
+def begin(module: Any, config: Strict, adapters: Sequence[Strict]) -> Any:
+    """The stage of a module, told whether adapters will stand beside its model if it wants to know."""
+    stage = module.build(config)
+    if hasattr(stage, "adapted"):
+        stage.adapted = kept_as_it_is(adapters)
+    return stage
 
 
 class Tally:
