@@ -36,13 +36,7 @@ def command(
     lm = api.load(model)
     task = getattr(lm.config, "task", "words")
     result: dict[str, Any] = {"model": model, "task": task}
-    shown, text = {
-        "words": _words,
-        "classes": _classes,
-        "tags": _tags,
-        "embedding": _similarity,
-        "score": _scores,
-    }[task](lm, given, count)
+    shown, text = SHOWN[task](lm, given, count)
     emit(result | {"texts": shown}, as_json, text)
 
 
@@ -98,3 +92,6 @@ def _similarity(lm: Any, texts: list[str], count: int) -> tuple[list[dict[str, A
     numbers = [str(number) for number in range(1, len(texts) + 1)]
     rows = [[*row, f"{n}  {text}"] for n, text, row in zip(numbers, texts, alike_NN.tolist(), strict=True)]
     return shown, table([*numbers, "cosine with text 1, 2 …"], rows)
+
+
+SHOWN = {"words": _words, "classes": _classes, "tags": _tags, "embedding": _similarity, "score": _scores}
