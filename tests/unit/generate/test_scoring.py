@@ -54,7 +54,8 @@ def test_a_fresh_head_has_the_spread_of_its_paper():
     made = heads.around(wide, task="score", pooling="last")
     assert made.output.weight.shape == (1, 1024)
     assert (
-        float(made.output.weight.detach().std()) == pytest.approx(1025**-0.5, rel=0.1) and not made.output.bias.any()
+        float(made.output.weight.detach().std()) == pytest.approx(1025**-0.5, rel=0.1)
+        and not made.output.bias.any()
     )
 
 
