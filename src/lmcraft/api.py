@@ -238,8 +238,9 @@ def _train(run: Run, work: Work, ranks: Ranks, empty: int | None) -> Iterator[St
             if last is not None:
                 run.set_status("interrupted", step=last.number, seconds=seconds)
         trained = ranks.whole(work.model) or work.model
-        finished = getattr(work.stage, "finished", None)
-        lm = LanguageModel(finished(trained) if finished else trained, work.tokenizer, work.template)
+        if hasattr(work.stage, "finished"):
+            trained = work.stage.finished(trained, work.loader)
+        lm = LanguageModel(trained, work.tokenizer, work.template)
         lm.save(run.path / ("adapter" if kept_apart(work.model) else "model"))
         _sample(run, lm, work, step=config.steps or 0)
     facts = {
@@ -332,7 +333,14 @@ def _differences(asked: Any, stored: Any, name: str = "") -> Iterator[str]:
 def _check_data(run: Run, facts: dict[str, Any]) -> None:
     """Notes what is trained on, or refuses to go on with data that has changed."""
     file = run.path / "data.json"
-    if file.exists() and json.loads(file.read_text())["shard"] != facts["shard"]:
+    before = json.loads(file.read_text()) if file.exists() else facts
+    if before.get("base_fingerprint", "") != facts["base_fingerprint"]:
+        raise UserError(
+            "the base has changed since this run began", where=str(run.path),
+            why="it is the reference that the policy is compared with",
+            fix="put the old base back, or start anew with another --out",
+        )  # fmt: skip
+    if before["shard"] != facts["shard"]:
         raise UserError(
             "the data has changed since this run began", where=str(run.path),
             why="going on would train on other rows than the log says",

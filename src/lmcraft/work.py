@@ -32,6 +32,7 @@ from .data.records import parts
 from .generate.language_model import LanguageModel
 from .models import model as models
 from .recipe import Recipe
+from .stages.stage import begin
 from .text.chat import ChatTemplate
 from .text.tokenizer import SPECIALS, Tokenizer
 from .train import randomness
@@ -60,11 +61,11 @@ def prepare(asked: Recipe, place: Path, stored: dict[str, Any] | None, ranks: Ra
     """Data, tokenizer, model and the complete recipe; nothing of the run is written."""
     randomness.seed(asked.seed)
     stage_module = find.module("stages", asked.stage.kind)
-    stage = stage_module.build(asked.stage)
+    stage = begin(stage_module, asked.stage, asked.adapter)
     base = directory_of(asked.base) if asked.base else None
     data = dataset.prepare(asked.data, asked.seed)
     tokenizer = _tokenizer(asked, base, place, data, getattr(stage_module, "SPECIALS", ()))
-    template = _template(asked, base, tokenizer, stage_module.CHAT)
+    template = _template(asked, base, tokenizer, getattr(stage_module, "TEXT_TOO", False))
     model = (
         directory.finished(base, tokenizer)
         if base
@@ -108,10 +109,10 @@ def prepare(asked: Recipe, place: Path, stored: dict[str, Any] | None, ranks: Ra
     facts = {
         **data.report, **counts, **{f"rows: {k}": v for k, v in asdict(loader.fill).items()},
         "shard": loader.tokens.meta["key"], "preview": _preview(loader, tokenizer),
-        **_quantized(asked, model),
+        "base_fingerprint": getattr(stage, "base_fingerprint", ""), **_quantized(asked, model),
     }  # fmt: skip
     model = model.to(work_device)
-    chat = None if stage_module.CHAT is False else template
+    chat = template if stage_module.CHAT else None
     if hasattr(stage, "experience"):  # it trains on what the model says
         _refuse_processes(ranks)
         loader = stage.experience(loader, LanguageModel(model, tokenizer, chat), data.train, train_config)
@@ -225,20 +226,18 @@ def _tokenizer(
     return Tokenizer.train(texts, asked.tokenizer.vocab, (*SPECIALS, *specials))
 
 
-def _template(
-    asked: Recipe, base: Path | None, tokenizer: Tokenizer, chat: bool | None
-) -> ChatTemplate | None:
-    """The one that is named, or the base's; elsewhere ChatML, but for stages that also train models without one."""
+def _template(asked: Recipe, base: Path | None, tokenizer: Tokenizer, text_too: bool) -> ChatTemplate | None:
+    """The template that is named, the base's, or chatml; None for a base without one, if the stage takes text too."""
     if asked.template:
         return ChatTemplate.load(asked.template, tokenizer)
     if base and ChatTemplate.exists(base):
         return ChatTemplate.load(base, tokenizer)
-    return None if chat is None else ChatTemplate.load("chatml", tokenizer)
+    return None if base and text_too else ChatTemplate.load("chatml", tokenizer)
 
 
 def _shard(
-    asked: Recipe, name: str, records: list, stage: Any, tokenizer: Tokenizer,
-    template: ChatTemplate | None, width: int, counts: Counter,
+    asked: Recipe, name: str, records: list, stage: Any, tokenizer: Tokenizer, template: ChatTemplate | None,
+    width: int, counts: Counter,
 ) -> tokens.Tokens:  # fmt: skip
     """The records as token shards, from the cache if the same were made before."""
     sources = [
@@ -250,7 +249,7 @@ def _shard(
         "stage": asked.stage.model_dump(mode="json"),
         "facts": stage.facts,
         "tokenizer": tokenizer.digest,
-        "template": template and template.source,
+        "template": template.source if template else None,
         "width": width,
         "data": asked.data.model_dump(mode="json", exclude={"context"}),  # it is `width`
         "seed": asked.seed,

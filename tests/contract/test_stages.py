@@ -22,7 +22,7 @@ WIDTH = 48
 
 
 every_stage = pytest.mark.parametrize("name", find.names("stages"))
-ALONE = {"embed"}  # each text of a pair is a row of its own
+ALONE = {"embed", "reward", "dpo"}  # each text of a pair is a row of its own
 every_packing_stage = pytest.mark.parametrize("name", [n for n in find.names("stages") if n not in ALONE])
 
 

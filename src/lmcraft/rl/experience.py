@@ -35,9 +35,9 @@ from ..generate.sampling import Sampling
 from ..layers.source import Source
 from ..rewards.reward import Answer, Reward
 from ..train.precision import computing
-from . import episodes
+from ..train.reference import Reference, only_adapters_train
+from . import critic, episodes
 from .objective import k1
-from .reference import Reference
 from .settings import Rollout
 
 
@@ -87,7 +87,10 @@ class Experience:
         self.episodes = rollout.episodes or batch_size * (stage.group if self._keeps_some else 1)
         self.kept = self.episodes // stage.group if self._keeps_some else self.episodes
         _refuse_uneven(self.episodes, self.kept, batch_size, stage.group)
-        self.reference = Reference(policy) if stage.needs_reference else None
+        apart = (critic.NAME,)
+        self.reference = None
+        if stage.needs_reference:
+            self.reference = Reference(policy, only_adapters_train(policy, apart), apart)
         self.prompts.batch_size = self.episodes // stage.group
         self.rows: Batch | None = None
         self.updates = 0
@@ -186,7 +189,7 @@ class Experience:
         else:
             found = self._each(rows, round_, self.policy)
         if self.reference is not None:
-            with self.reference.acting() as model:
+            with self.reference.of(self.policy) as model:
                 found["reference"] = self._each(rows, round_, model)["logprobs"]
         return found
 

@@ -17,6 +17,7 @@ from ..data.batch import Batch
 from ..data.loader import Loader
 from ..data.tokens import Document
 from ..generate.language_model import LanguageModel
+from ..models.model import fingerprint
 from ..rewards import reward as rewards
 from ..text.chat import ChatTemplate
 from ..text.tokenizer import Tokenizer
@@ -31,6 +32,7 @@ class Learner:
     """A stage that answers prompts, is told what the answers are worth, and learns."""
 
     facts: dict[str, Any] = {}
+    base_fingerprint = ""
 
     def __init__(self, config: Rewarded) -> None:
         self.config: Any = config
@@ -55,6 +57,8 @@ class Learner:
                 fix="choose a decoder, a recurrent network or an encoder-decoder",
             )  # fmt: skip
         self._model = model
+        if not next(model.parameters()).is_meta:
+            self.base_fingerprint = fingerprint(model.named_parameters())
         return model
 
     def documents(

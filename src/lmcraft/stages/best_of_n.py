@@ -27,7 +27,8 @@ from ..train.loss import summed_cross_entropy
 
 MODEL = "decoder"
 LR = 5e-5
-CHAT = None
+CHAT = True
+TEXT_TOO = True
 PACK = False
 
 

@@ -32,7 +32,8 @@ from ..rl.settings import Rewarded, Rollout
 
 MODEL = "decoder"
 LR = 1e-5
-CHAT = None
+CHAT = True
+TEXT_TOO = True
 PACK = False
 
 

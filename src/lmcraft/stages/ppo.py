@@ -35,7 +35,8 @@ from ..train.logprobs import token_logprobs
 
 MODEL = "decoder"
 LR = 1e-5
-CHAT = None
+CHAT = True
+TEXT_TOO = True
 PACK = False
 
 
@@ -77,7 +78,7 @@ class PPO(Learner):
         """The model with a critic."""
         return critic.put_on(super().ready(model, records, tokenizer), self.config.critic == "separate")
 
-    def finished(self, model: nn.Module) -> nn.Module:
+    def finished(self, model: nn.Module, loader: Any) -> nn.Module:
         """The policy alone."""
         return critic.taken_off(model)
 
