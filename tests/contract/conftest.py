@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lmcraft.data import synthetic
-from lmcraft.data.records import Labeled, Parallel, Tagged, parts
+from lmcraft.data.records import Labeled, Message, Pair, Parallel, Tagged, parts
 from lmcraft.text.special import MASK
 from lmcraft.text.tokenizer import SPECIALS, Tokenizer
 
@@ -18,7 +18,17 @@ def tag_of(word: str) -> str:
     return "B-ONE" if word in ("cat", "bird", "sister", "man", "child", "teacher") else "O"
 
 
+def preference(number: int, text: str, where) -> Pair:
+    """A shout is better than a whisper."""
+    word = text.split()[number % 3]
+    said = (f"{word}!", f"{word} {word}, if you please")
+    return Pair((Message("user", text[:20]),), *((Message("assistant", one),) for one in said), where)
+
+
+PAIRS = [preference(n, r.text, r.where) for n, r in enumerate(synthetic.texts(60, seed=7))]
 RECORDS = {
+    "reward": PAIRS,
+    "dpo": PAIRS,
     "pretrain": synthetic.texts(30, seed=1),
     "translate": [
         Parallel(text.text[:24], text.text[24:9:-1], text.where) for text in synthetic.texts(30, seed=2)

@@ -98,14 +98,16 @@ class Heads(nn.Module):
         scores = config.task == "score"
         self.output = None
         if config.task != "embedding":
-            self.output = nn.Linear(width, 1 if scores else len(config.labels))
+            # Differences of scores are all that training sees: a bias would never move.
+            self.output = nn.Linear(width, 1 if scores else len(config.labels), bias=not scores)
         for layer, std in (
             (self.pooler, INIT_STD),
             (self.output, (width + 1) ** -0.5 if scores else INIT_STD),
         ):
             if layer is not None:
                 nn.init.normal_(layer.weight, std=std)
-                nn.init.zeros_(layer.bias)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
     @property
     def max_length(self) -> int | None:

@@ -81,6 +81,7 @@ class Learner:
         """Takes the place of the loader of prompts."""
         if getattr(lm.model, critic.NAME, None) is not None:
             critic.refuse_adapted(lm.model)
+        _require_policy(lm.model)
         asked = Asked(
             {str(record.where): prompts.question(record) for record in records},
             {str(record.where): getattr(record, "answer", None) for record in records},
@@ -126,3 +127,13 @@ class Learner:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Goes on from a checkpoint."""
+
+
+def _require_policy(model: nn.Module) -> None:
+    """Raises a UserError if nothing but the critic would be trained."""
+    trained = (name for name, p in model.named_parameters() if p.requires_grad)
+    if all(name.partition(".")[0] == critic.NAME for name in trained):
+        raise UserError(
+            "nothing of the policy is trained", where="adapter", why="the base is frozen, and nothing stands beside it",
+            fix="add an adapter: adapter=qlora, or adapter=[quantize, lora]",
+        )  # fmt: skip
