@@ -63,6 +63,8 @@ class Reference:
 
 
 def _frozen(model: nn.Module) -> nn.Module:
-    made = copy.deepcopy(model).eval()
-    adapter.freeze(made)
-    return made
+    """A copy in evaluation mode, ties kept; of a model without weights too, which deepcopy alone refuses."""
+    memo: dict[int, object] = {id(t): t.detach().clone() for t in model.buffers()}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.detach().clone(), requires_grad=False)
+    return copy.deepcopy(model, memo).eval()
