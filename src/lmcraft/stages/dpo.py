@@ -185,9 +185,9 @@ class DPO(NextToken):
         with torch.no_grad():
             others_B = _answers(model, other, other_BT)
         with self.reference.of(model) as reference:
-            ratio_B = ratio_B - _answers(reference, own, own_BT)
-            others_B = others_B - _answers(reference, other, other_BT)
-        baseline_B = _mean_of_groups(others_B, taking_B, self.config.kl_group).clamp(min=0)
+            before_B, before_others_B = _answers(reference, own, own_BT), _answers(reference, other, other_BT)
+        ratio_B = ratio_B - before_B
+        baseline_B = _mean_of_groups(others_B - before_others_B, taking_B, self.config.kl_group).clamp(min=0)
         if torch.is_grad_enabled():
             self.tally.add(taking_B & good_B, chosen_reward=self._beta * ratio_B)
             self.tally.add(taking_B & ~good_B, rejected_reward=self._beta * ratio_B)

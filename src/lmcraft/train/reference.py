@@ -72,9 +72,13 @@ def only_adapters_train(model: nn.Module, apart: Sequence[str] = ()) -> bool:
 
 
 def _frozen(model: nn.Module, apart: Sequence[str]) -> nn.Module:
-    left = {id(model._modules[name]): None for name in apart if name in model._modules}
-    made = copy.deepcopy(model, left).eval()  # the memo says what a module is copied as: as nothing
+    """A copy in evaluation mode, ties kept; of a model without weights too, which deepcopy alone refuses."""
+    # The memo says what a thing is copied as: a module that stands apart as nothing.
+    memo: dict[int, object] = {id(model._modules[name]): None for name in apart if name in model._modules}
+    memo |= {id(t): t.detach().clone() for t in model.buffers()}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.detach().clone(), requires_grad=False)
+    made = copy.deepcopy(model, memo).eval()
     for name in apart:
         made._modules.pop(name, None)
-    adapter.freeze(made)
     return made

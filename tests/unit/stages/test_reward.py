@@ -184,7 +184,7 @@ def test_scores_end_on_a_common_scale(tokenizer, tmp_path):
     model = stage.ready(net(tokenizer), PAIRS, tokenizer)
     loader = loader_of(stage, tokenizer, tmp_path / "shard")
     before = stage.loss(model, loader.batch([0, 1])).detach()
-    stage.end(model, loader)
+    stage.finished(model, loader)
     batch = loader.batch([*range(len(loader.rows))])
     sides = ((batch.tokens_BT, batch.segments_BT), (batch.source.tokens_BS, batch.source.segments_BS))
     rows = [t[s != 0].tolist() for tokens, segments in sides for t, s in zip(tokens, segments, strict=True)]
