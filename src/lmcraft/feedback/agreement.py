@@ -17,7 +17,7 @@ Proved by tests/feedback/test_agreement.py.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from statistics import fmean
@@ -185,25 +185,34 @@ def _fleiss_of(shared: Sequence[Mapping[str, Hashable]]) -> float | None:
 
 
 def against_the_rest(question: Question) -> list[dict[str, Any]]:
-    """For every rater: how often they say what most of the others say, and Cohen's κ with that majority.
-
-    Units where the others have no majority do not count.
-    """
+    """For every rater: how often they say what most of the others say, and Cohen's κ with that majority."""
     lines = []
     for rater in sorted({rater for said in question.units.values() for rater in said}):
-        mine, theirs = [], []
-        for said in question.units.values():
-            others = [value for name, value in said.items() if name != rater]
-            top = majority(others)
-            if rater in said and top is not None:
-                mine.append(said[rater])
-                theirs.append(top)
+        mine, theirs = beside_majority(question.units.values(), rater)
         equal = [a == b for a, b in zip(mine, theirs, strict=True)]
         lines.append({
             "rater": rater, "question": question.name, "units": len(mine),
             "with_majority": fmean(equal) if equal else None, "kappa": cohen(mine, theirs),
         })  # fmt: skip
     return lines
+
+
+def beside_majority(
+    units: Iterable[Mapping[str, Hashable]], rater: str, without: Collection[str] = ()
+) -> tuple[list[Hashable], list[Hashable]]:
+    """What a rater said, and beside it what most of the others said; units without such a majority do not count.
+
+    Args:
+        without: raters who do not count among the others.
+    """
+    mine, theirs = [], []
+    for said in units:
+        if rater in said:
+            top = majority([value for name, value in said.items() if name != rater and name not in without])
+            if top is not None:
+                mine.append(said[rater])
+                theirs.append(top)
+    return mine, theirs
 
 
 def majority(values: Sequence[Hashable]) -> Hashable | None:

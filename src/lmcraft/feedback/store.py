@@ -32,6 +32,8 @@ from .guidelines import Guidelines
 from .itemtable import Added
 from .judgement import Action, Item, Judgement, Rating, check, check_comment
 
+_AT_ONCE = 200
+
 
 @dataclass(frozen=True, slots=True)
 class Rater:
@@ -40,6 +42,17 @@ class Rater:
     id: int
     name: str
     simulated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A rating that is to be kept; `created_at` only where it was made before, elsewhere."""
+
+    item: Item
+    judgement: Judgement
+    key: str
+    action: Action = "rate"
+    created_at: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,9 +213,8 @@ class Project:
             return [items[key] for key in keys]
 
     def rate(
-        self, rater: Rater, item: Item, judgement: Judgement, *, key: str, action: Action = "rate",
-        created_at: str | None = None,
-    ) -> Rating:  # fmt: skip
+        self, rater: Rater, item: Item, judgement: Judgement, *, key: str, action: Action = "rate"
+    ) -> Rating:
         """Keeps a judgement; the same key again gives the same row.
 
         Args:
@@ -212,14 +224,25 @@ class Project:
             UserError: the judgement does not fit item and guidelines; the rater judged the item before; or the key
                 belongs to another rating.
         """
-        _require_key(key)
-        check_comment(judgement.comment)
+        return self.rate_many(rater, [Wish(item, judgement, key, action)])[0]
+
+    def rate_many(self, rater: Rater, wishes: Sequence[Wish]) -> list[Rating]:
+        """`rate` for many at once, a few hundred in each transaction: quicker, and an error loses only its part."""
         with self.database.reading() as connection:
             newest, _, guidelines = _newest(connection, self.id)
-        if action == "rate":
-            check(judgement, item, guidelines)
-        entry = ratinglog.Entry(key, item, rater.id, newest, action, judgement, created_at)
-        return self.database.write(lambda connection: ratinglog.add(connection, entry))
+        for wish in wishes:
+            _require_key(wish.key)
+            check_comment(wish.judgement.comment)
+            if wish.action == "rate":
+                check(wish.judgement, wish.item, guidelines)
+        kept: list[Rating] = []
+        for start in range(0, len(wishes), _AT_ONCE):
+            part = [
+                ratinglog.Entry(w.key, w.item, rater.id, newest, w.action, w.judgement, w.created_at)
+                for w in wishes[start : start + _AT_ONCE]
+            ]
+            kept += self.database.write(lambda c, part=part: [ratinglog.add(c, entry) for entry in part])
+        return kept
 
     def undo(self, rater: Rater, *, key: str) -> Item | None:
         """Takes back what the rater said last, and gives the item back; None if there is nothing to take back."""
