@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -57,13 +57,18 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One state of a project: its items by key, its ratings in order, its newest guidelines."""
+    """One state of a project: its items by key, its ratings in order, its newest guidelines.
+
+    Args:
+        settings: how each simulated rater decides, by name.
+    """
 
     project: str
     items: dict[str, Item]
     ratings: list[Rating]
     guidelines: Guidelines
     version: int
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def simulated(self) -> list[str]:
@@ -268,7 +273,9 @@ class Project:
             conditions = [] if history else [ratinglog.HOLDS]
             ratings = ratinglog.read(connection, t.items.c.project_id == self.id, *conditions)
             items = {item.key: item for item in itemtable.read(connection, self.id)}
-        return Snapshot(self.name, items, ratings, guidelines, version)
+            programs = sa.select(t.raters.c.name, t.raters.c.settings).where(t.raters.c.simulated)
+            settings = {row.name: row.settings for row in connection.execute(programs)}
+        return Snapshot(self.name, items, ratings, guidelines, version, settings)
 
     def progress(self) -> dict[str, Any]:
         """Counts: items, answers, batches; and for every rater what was rated, skipped, flagged."""
