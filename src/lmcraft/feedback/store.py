@@ -210,6 +210,11 @@ class Project:
             keys = queue.open_items(connection, self.id, rater.id, enough)
             return itemtable.read(connection, self.id, keys[:1])[0] if keys else None
 
+    def open_count(self, rater: Rater, enough: int | None = None) -> int:
+        """How many items the rater has still to judge."""
+        with self.database.reading() as connection:
+            return len(queue.open_items(connection, self.id, rater.id, enough))
+
     def open_items(self, rater: Rater, enough: int | None = None) -> list[Item]:
         """All items that the rater has still to judge, in the order of the queue."""
         with self.database.reading() as connection:
