@@ -1,0 +1,1 @@
+"""Alembic's migrations of the feedback store, run when a database is opened."""
