@@ -83,24 +83,9 @@ def prepare(asked: Recipe, place: Path, stored: dict[str, Any] | None, ranks: Ra
             f"the model has {model.config.vocab} token embeddings, the tokenizer {tokenizer.size} tokens",
             fix="use the tokenizer that belongs to the model, or leave model.vocab out",
         )
-    width = _width(asked, model)
     counts: Counter = Counter()
-    loaders = []
-    group = getattr(asked.stage, "group", 1)
-    _refuse_uneven(asked, group, ranks)
-    for name, records in (("train", data.train), ("held out", data.held)):
-        shard = _shard(asked, name, records, stage, tokenizer, template, width, counts)
-        pack = asked.data.pack and stage_module.PACK
-        finish = getattr(stage, "finish", None)
-        loaders.append(
-            Loader(
-                shard, width, asked.train.batch_size, asked.seed, pack, ranks.rank, ranks.world, finish, group
-            )
-        )
-    loader, held = loaders
-    if not loader.rows:
-        raise UserError("there is nothing to train on", where=", ".join(asked.data.files),
-                        why="every record was dropped", fix="raise data.context or look at `lmcraft data`")  # fmt: skip
+    width = _width(asked, model)
+    loader, held = _loaders(asked, data, stage_module, stage, tokenizer, template, width, counts, ranks)
     train_config = asked.train.model_copy(update={
         "steps": asked.train.steps or max(1, round(asked.train.epochs * len(loader.rows) / asked.train.batch_size)),
         "lr": asked.train.lr or _learning_rate(asked, stage_module),
@@ -125,6 +110,28 @@ def prepare(asked: Recipe, place: Path, stored: dict[str, Any] | None, ranks: Ra
     })  # fmt: skip
     held = held if held is not None and held.rows else None
     return Work(complete, stage, model, tokenizer, chat, loader, held, data.held, facts)
+
+
+def _loaders(
+    asked: Recipe, data: dataset.Dataset, stage_module: Any, stage: Any, tokenizer: Tokenizer,
+    template: ChatTemplate | None, width: int, counts: Counter, ranks: Ranks,
+) -> list[Loader]:  # fmt: skip
+    """What is trained on, and what is held out."""
+    group = getattr(asked.stage, "group", 1)
+    _refuse_uneven(asked, group, ranks)
+    pack, finish = asked.data.pack and stage_module.PACK, getattr(stage, "finish", None)
+    loaders = []
+    for name, records in (("train", data.train), ("held out", data.held)):
+        shard = _shard(asked, name, records, stage, tokenizer, template, width, counts)
+        loaders.append(
+            Loader(
+                shard, width, asked.train.batch_size, asked.seed, pack, ranks.rank, ranks.world, finish, group
+            )
+        )
+    if not loaders[0].rows:
+        raise UserError("there is nothing to train on", where=", ".join(asked.data.files),
+                        why="every record was dropped", fix="raise data.context or look at `lmcraft data`")  # fmt: skip
+    return loaders
 
 
 def _width(asked: Recipe, model: nn.Module) -> int:
