@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from ..core.disk import free_space, writing
+from ..core.disk import writing
 from ..core.errors import UserError
 from .tables import REVISION
 
@@ -35,7 +35,6 @@ LOCK = (
 )
 TRIES = 5
 T = TypeVar("T")
-_SPARE_BYTES = 2**20
 # What SQLite says when the disk or the file, not our code, is at fault.
 _DISK = ("full", "readonly", "disk i/o", "unable to open", "malformed", "not a database", "locked")
 
@@ -120,13 +119,12 @@ class Database:
             raise self._unusable(said) from error
 
     def _unusable(self, said: str) -> UserError:
-        if "full" in said.lower() and self.is_sqlite:
-            free_space(Path(self.name).parent, _SPARE_BYTES)
-        fix = (
-            "check the path, or name another one with --db"
-            if self.is_sqlite
-            else "check that the server runs"
-        )
+        if "full" in said.lower():
+            fix = "free some space; what was acknowledged is kept, and the same command goes on"
+        elif self.is_sqlite:
+            fix = "check the path, or name another one with --db"
+        else:
+            fix = "check that the server runs and lets you in"
         return UserError("the feedback database cannot be used", where=self.name, why=said, fix=fix)
 
     def _upgrade(self) -> None:
