@@ -17,6 +17,10 @@ HEAVY = (
     "pyarrow",
     "scipy",
     "pandas",
+    "sqlalchemy",
+    "alembic",
+    "sklearn",
+    "krippendorff",
 )
 REPORT = f"import sys; print([name for name in {HEAVY} if name in sys.modules])"
 

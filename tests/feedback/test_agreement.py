@@ -12,8 +12,7 @@ from lmcraft.core.errors import UserError
 from lmcraft.feedback import agreement
 from lmcraft.feedback.agreement import Question, alpha, cohen, fleiss, percent
 from lmcraft.feedback.guidelines import Guidelines
-from lmcraft.feedback.judgement import TIE, Item, Judgement, Rating
-from lmcraft.feedback.store import Snapshot
+from lmcraft.feedback.judgement import TIE, Item, Judgement, Rating, Snapshot
 
 # K. Krippendorff, Computing Krippendorff's Alpha-Reliability (2011): four observers, twelve units, * = missing.
 CANONICAL = (

@@ -14,8 +14,8 @@ from lmcraft.data.load import load
 from lmcraft.data.records import Message, Vote
 from lmcraft.feedback import export, reading
 from lmcraft.feedback.guidelines import Guidelines
-from lmcraft.feedback.judgement import BOTH_BAD, TIE, Answer, Item, Judgement
-from lmcraft.feedback.store import Project, Store, Wish
+from lmcraft.feedback.judgement import BOTH_BAD, TIE, Answer, Item, Judgement, Wish
+from lmcraft.feedback.store import Project, Store
 
 Asked = Callable[..., Item]
 

@@ -12,9 +12,8 @@ from lmcraft.core.errors import UserError
 from lmcraft.data.load import load
 from lmcraft.data.records import Message
 from lmcraft.feedback.guidelines import Guidelines
-from lmcraft.feedback.judgement import BOTH_BAD, TIE, Answer, Item, Judgement, Rating
+from lmcraft.feedback.judgement import BOTH_BAD, TIE, Answer, Item, Judgement, Rating, Snapshot
 from lmcraft.feedback.preferences import Config, Preference, Preferences, build, is_held_out
-from lmcraft.feedback.store import Snapshot
 
 GUIDELINES = Guidelines.model_validate({"criteria": [{"name": "coherence", "weight": 3}, {"name": "safety"}]})
 

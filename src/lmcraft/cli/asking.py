@@ -20,8 +20,8 @@ from uuid import uuid4
 from ..report.tokens import plain
 
 if TYPE_CHECKING:
-    from ..feedback.judgement import Item
-    from ..feedback.store import Project, Rater
+    from ..feedback.judgement import Item, Rater
+    from ..feedback.store import Project
 
 T = TypeVar("T")
 COMMANDS = {

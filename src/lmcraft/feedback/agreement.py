@@ -24,9 +24,8 @@ from statistics import fmean
 from typing import Any, Literal
 
 from ..core.errors import UserError
-from .judgement import Rating
+from .judgement import Rating, Snapshot
 from .opening import require
-from .store import Snapshot
 
 Level = Literal["nominal", "ordinal", "interval"]
 LEVELS: tuple[Level, ...] = ("nominal", "ordinal", "interval")

@@ -31,8 +31,7 @@ from ..core.errors import UserError
 from ..data.records import Message, Pair
 from .agreement import chosen
 from .guidelines import Guidelines
-from .judgement import BOTH_BAD, TIE, Item, Rating
-from .store import Snapshot
+from .judgement import BOTH_BAD, TIE, Item, Rating, Snapshot
 
 
 class Config(Strict):

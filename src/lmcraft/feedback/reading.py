@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UserError
 from ..data import conversations as talk
@@ -27,8 +27,10 @@ from ..data import formats, read
 from ..data.lines import Row
 from ..data.load import Loaded
 from ..data.records import Chat, Message, Pair, Problem, Vote, Where
-from .judgement import ACTIONS, BOTH_BAD, TIE, Action, Answer, Item, Judgement
-from .store import Project, Store, Wish
+from .judgement import ACTIONS, BOTH_BAD, TIE, Action, Answer, Item, Judgement, Wish
+
+if TYPE_CHECKING:
+    from .store import Project, Store
 
 _WINNERS = {"model_a": 0, "model_b": 1, "tie": TIE, "tie (bothbad)": BOTH_BAD}
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from ..core.errors import UserError
 from ..core.find import suggestion
+from ..rewards.vader import compound
 from .opening import require
 from .simulated import Reward
 
@@ -49,10 +50,7 @@ def rule(written: str) -> Rule:
 
 def _upbeat() -> Reward:
     require("vaderSentiment")
-    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
-
-    analyzer = SentimentIntensityAnalyzer()
-    return lambda texts: [analyzer.polarity_scores(text)["compound"] for text in texts]
+    return compound
 
 
 def _long(texts: Sequence[str]) -> list[float]:

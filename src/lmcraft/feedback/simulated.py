@@ -20,14 +20,16 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from ..core.config import Strict
 from .guidelines import Guidelines
-from .judgement import TIE, Item, Judgement
-from .store import Project, Rater, Wish
+from .judgement import TIE, Item, Judgement, Rater, Wish
+
+if TYPE_CHECKING:
+    from .store import Project
 
 Reward = Callable[[Sequence[str]], Sequence[float]]
 NOTICE = "simulated: these ratings were made by programs, not by people"

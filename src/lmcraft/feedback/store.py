@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -30,50 +29,19 @@ from . import tables as t
 from .database import Database
 from .guidelines import Guidelines
 from .itemtable import Added
-from .judgement import Action, Item, Judgement, Rating, check, check_comment
+from .judgement import (
+    Action,
+    Item,
+    Judgement,
+    Rater,
+    Rating,
+    Snapshot,
+    Wish,
+    check,
+    check_comment,
+)
 
 _AT_ONCE = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Rater:
-    """Who rates: a person, or a program that acts as one."""
-
-    id: int
-    name: str
-    simulated: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """A rating that is to be kept; `created_at` only where it was made before, elsewhere."""
-
-    item: Item
-    judgement: Judgement
-    key: str
-    action: Action = "rate"
-    created_at: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """One state of a project: its items by key, its ratings in order, its newest guidelines.
-
-    Args:
-        settings: how each simulated rater decides, by name.
-    """
-
-    project: str
-    items: dict[str, Item]
-    ratings: list[Rating]
-    guidelines: Guidelines
-    version: int
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-
-    @property
-    def simulated(self) -> list[str]:
-        """Names of the raters that are programs."""
-        return sorted({rating.rater for rating in self.ratings if rating.simulated})
 
 
 class Store:
