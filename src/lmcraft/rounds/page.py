@@ -52,7 +52,7 @@ def finding(rounds: Sequence[dict[str, Any]]) -> Finding:
 
 def _claim(last: dict[str, Any]) -> str:
     who = f"the rule {last['rater']} prefers" if last["simulated"] else "people prefer"
-    rate = (
+    said = (
         "no vote was cast"
         if last["win_rate"] is None
         else f"{who} the policy in {last['win_rate']:.0%} of the cases"
