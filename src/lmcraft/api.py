@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from . import planning
 from . import recipe as recipes
 from .adapt.entries import kept_apart
@@ -43,7 +45,7 @@ from .work import Work, prepare
 
 SAMPLES = 3
 # Where a run lies, and how many processes compute it and how: nothing of what it learns.
-HOW = ("out:", "train.parallel:", "train.sharded:")
+HOW = ("out:", "train.parallel:", "train.sharded:", "train.patience_s:")
 
 
 def load(
@@ -98,7 +100,7 @@ def _plain(record: Chat) -> Text:
 def place(asked: Recipe, out: str | Path | None = None) -> Path:
     """The directory of a recipe's run; all processes of a distributed run ask for it together."""
     given = out or asked.out
-    ranks = parallel.begin(asked.train.parallel, named=given is not None)
+    ranks = parallel.begin(asked.train.parallel, given is not None, asked.train.patience_s)
     return Path(given or ranks.from_first(lambda: str(_free_name(asked.stage.kind))))
 
 
@@ -116,7 +118,7 @@ def train(
     empty = memory_now_bytes()
     asked = source if isinstance(source, Recipe) else recipes.read(source, overrides)
     directory = place(asked, out)
-    ranks = parallel.begin(asked.train.parallel, named=True)
+    ranks = parallel.begin(asked.train.parallel, True, asked.train.patience_s)
     with ranks.watching(), contextlib.ExitStack() as held:
         if ranks.from_first(lambda: _is_finished(asked, directory)):
             return
@@ -218,6 +220,9 @@ def _train(run: Run, work: Work, ranks: Ranks, empty: int | None) -> Iterator[St
                 if config.precision == "fp16":
                     row |= {"loss_scale": step.loss_scale, "skipped": int(step.skipped)}
                     row["grad_norm"] = None if step.skipped else step.grad_norm
+                row |= getattr(work.loader, "facts", {}) | (
+                    work.stage.told() if hasattr(work.stage, "told") else {}
+                )
                 held_loss = _held_out_loss(work, step, ranks)
                 if held_loss is not None:
                     row["eval_loss"] = held_loss
@@ -232,7 +237,10 @@ def _train(run: Run, work: Work, ranks: Ranks, empty: int | None) -> Iterator[St
             seconds = before + time.perf_counter() - started
             if last is not None:
                 run.set_status("interrupted", step=last.number, seconds=seconds)
-        lm = LanguageModel(ranks.whole(work.model) or work.model, work.tokenizer, work.template)
+        trained = ranks.whole(work.model) or work.model
+        if hasattr(work.stage, "finished"):
+            trained = work.stage.finished(trained, work.loader)
+        lm = LanguageModel(trained, work.tokenizer, work.template)
         lm.save(run.path / ("adapter" if kept_apart(work.model) else "model"))
         _sample(run, lm, work, step=config.steps or 0)
     facts = {
@@ -243,14 +251,20 @@ def _train(run: Run, work: Work, ranks: Ranks, empty: int | None) -> Iterator[St
         **({"processes": ranks.world, "parallel": ranks.kind} if ranks.together else {}),
         "trained_parameters": sum(p.numel() for p in lm.model.parameters() if p.requires_grad),
     }
-    run.set_status("done", step=config.steps, predicted_memory_bytes=_predicted(work, ranks), **facts)
+    run.set_status(
+        "done", step=config.steps, predicted_memory_bytes=_predicted(work, lm.model, ranks), **facts
+    )
     page.write(run)
 
 
-def _predicted(work: Work, ranks: Ranks) -> int | None:
-    """What `lmcraft plan` says that this training needs, above what the process had before; None if it cannot say."""
+def _predicted(work: Work, model: nn.Module, ranks: Ranks) -> int | None:
+    """What `lmcraft plan` says that this training needs, above what the process had before; None if it cannot say.
+
+    Args:
+        model: the whole of it, where work has a share.
+    """
     try:
-        return planning.of_run(work.stage, work.model, work.loader, work.recipe.train, ranks.world).peak
+        return planning.of_run(work.stage, model, work.loader, work.recipe.train, ranks.world).peak
     except Exception as error:  # a run that has succeeded must not fail for want of a comparison
         say(f"no plan to compare the memory with: {error}")
         return None
@@ -284,9 +298,7 @@ def _questions(work: Work) -> list[str]:
     """Beginnings of held-out records: a user's first words, or the first words of a text."""
     records = (work.held_records or [])[:SAMPLES]
     if work.template is not None:
-        return [
-            next(m.content for m in r.messages if m.role == "user") for r in records if isinstance(r, Chat)
-        ]
+        return [text for r in records if (text := next((t for role, t in parts(r) if role == "user"), None))]
     if work.model.reads_source:
         return [record.source for record in records]
     return [" ".join(parts(record)[0][1].split()[:8]) for record in records]
@@ -321,7 +333,14 @@ def _differences(asked: Any, stored: Any, name: str = "") -> Iterator[str]:
 def _check_data(run: Run, facts: dict[str, Any]) -> None:
     """Notes what is trained on, or refuses to go on with data that has changed."""
     file = run.path / "data.json"
-    if file.exists() and json.loads(file.read_text())["shard"] != facts["shard"]:
+    before = json.loads(file.read_text()) if file.exists() else facts
+    if before.get("base_fingerprint", "") != facts["base_fingerprint"]:
+        raise UserError(
+            "the base has changed since this run began", where=str(run.path),
+            why="it is the reference that the policy is compared with",
+            fix="put the old base back, or start anew with another --out",
+        )  # fmt: skip
+    if before["shard"] != facts["shard"]:
         raise UserError(
             "the data has changed since this run began", where=str(run.path),
             why="going on would train on other rows than the log says",

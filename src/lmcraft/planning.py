@@ -26,6 +26,7 @@ from .data.records import Labeled, Tagged, Where
 from .data.store import resolve
 from .models import weights
 from .recipe import Recipe
+from .stages.stage import begin
 from .text.tokenizer import SPECIALS, Tokenizer
 from .train import loop
 from .train.ledger import Ledger
@@ -37,7 +38,9 @@ from .train.weightless import Weightless
 SMALLEST_VOCABULARY = 300
 # Share of the positions that is trained where nothing is known of the data.
 TRAINED = {"mask": 0.15}
-ONE_TARGET = ("classify",)
+ONE_TARGET = ("classify", "reward", "dpo")
+SIGNALS = ("margin", "weight")
+TWO_SIDED = ("embed", "reward", "dpo")  # read a second row beside each row
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def of_recipe(asked: Recipe, ranks: int = 1) -> Planned:
         UserError: the stage, an adapter or the base does not work so.
     """
     module = find.module("stages", asked.stage.kind)
-    stage = module.build(asked.stage)
+    stage = begin(module, asked.stage, asked.adapter)
     config = asked.train.model_copy(update={
         "lr": asked.train.lr or module.LR, "precision": choose(asked.train.precision, device()),
     })  # fmt: skip
@@ -68,9 +71,10 @@ def of_recipe(asked: Recipe, ranks: int = 1) -> Planned:
                         fix=f"leave data.context out, or at most {model.max_length}")  # fmt: skip
     kind = asked.stage.kind
     rows = Rows(
-        width, source=width if model.reads_source or kind == "embed" else 0,
+        width, source=width if model.reads_source or kind in TWO_SIDED else 0,
         documents=2 if asked.data.pack and module.PACK and width > 1 else 1, trained=TRAINED.get(kind, 1.0),
         one_target=kind in ONE_TARGET, group=getattr(asked.stage, "group", 1),
+        signals=SIGNALS if kind in ("reward", "dpo") else (),
     )  # fmt: skip
     made = plan(stage, model, rows, config, ranks, asked.train.parallel == "fsdp")
     return Planned(made, asked.model_copy(update={"train": config}), rows, model.config)
@@ -87,6 +91,7 @@ def of_run(stage: Any, model: nn.Module, loader: Loader, config: loop.Config, ra
         width, source=-(-max(sources) // 4) * 4, documents=min(widest, width),
         trained=fill.targets / max(1, fill.tokens + fill.padding), group=loader.group,
         filled=max(lengths) / width, one_target=fill.targets == fill.documents,
+        signals=tuple(loader.tokens.meta.get("signals", ())),
     )  # fmt: skip
     return plan(stage, model, rows, config, ranks, config.parallel == "fsdp")
 

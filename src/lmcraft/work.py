@@ -2,7 +2,8 @@
 
 Nothing of the run is written here; token shards go into the cache, keyed by everything they depend on.
 
-Proved by tests/cli/test_life.py, tests/cli/test_bad_input.py and tests/contract/test_stages.py.
+Proved by tests/cli/test_life.py, tests/cli/test_bad_input.py, tests/contract/test_stages.py and
+tests/contract/test_stages_with_adapters.py.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ from .core.run import digest
 from .data import dataset, tokens
 from .data.loader import Loader
 from .data.records import parts
+from .generate.language_model import LanguageModel
 from .models import model as models
 from .recipe import Recipe
+from .stages.stage import begin
 from .text.chat import ChatTemplate
 from .text.tokenizer import SPECIALS, Tokenizer
 from .train import randomness
@@ -58,11 +61,11 @@ def prepare(asked: Recipe, place: Path, stored: dict[str, Any] | None, ranks: Ra
     """Data, tokenizer, model and the complete recipe; nothing of the run is written."""
     randomness.seed(asked.seed)
     stage_module = find.module("stages", asked.stage.kind)
-    stage = stage_module.build(asked.stage)
+    stage = begin(stage_module, asked.stage, asked.adapter)
     base = directory_of(asked.base) if asked.base else None
     data = dataset.prepare(asked.data, asked.seed)
     tokenizer = _tokenizer(asked, base, place, data, getattr(stage_module, "SPECIALS", ()))
-    template = _template(asked, base, tokenizer)
+    template = _template(asked, base, tokenizer, getattr(stage_module, "TEXT_TOO", False))
     model = (
         directory.finished(base, tokenizer)
         if base
@@ -72,7 +75,7 @@ def prepare(asked: Recipe, place: Path, stored: dict[str, Any] | None, ranks: Ra
     work_device = device()
     precision = _precision(asked, stored, work_device)
     halved = reads_halves(precision, asked.train.offload, ranks.kind)
-    model = _adapted(
+    model = adapted(
         asked, base, model, lambda model: stage.ready(model, data.train, tokenizer), tokenizer, halved
     )
     if model.config.vocab < tokenizer.size:
@@ -80,41 +83,55 @@ def prepare(asked: Recipe, place: Path, stored: dict[str, Any] | None, ranks: Ra
             f"the model has {model.config.vocab} token embeddings, the tokenizer {tokenizer.size} tokens",
             fix="use the tokenizer that belongs to the model, or leave model.vocab out",
         )
-    width = _width(asked, model)
     counts: Counter = Counter()
-    loaders = []
-    group = getattr(asked.stage, "group", 1)
-    _refuse_uneven(asked, group, ranks)
-    for name, records in (("train", data.train), ("held out", data.held)):
-        shard = _shard(asked, name, records, stage, tokenizer, template, width, counts)
-        pack = asked.data.pack and stage_module.PACK
-        finish = getattr(stage, "finish", None)
-        loaders.append(
-            Loader(
-                shard, width, asked.train.batch_size, asked.seed, pack, ranks.rank, ranks.world, finish, group
-            )
-        )
-    loader, held = loaders
-    if not loader.rows:
-        raise UserError("there is nothing to train on", where=", ".join(asked.data.files),
-                        why="every record was dropped", fix="raise data.context or look at `lmcraft data`")  # fmt: skip
+    width = _width(asked, model)
+    loader, held = _loaders(asked, data, stage_module, stage, tokenizer, template, width, counts, ranks)
     train_config = asked.train.model_copy(update={
         "steps": asked.train.steps or max(1, round(asked.train.epochs * len(loader.rows) / asked.train.batch_size)),
         "lr": asked.train.lr or _learning_rate(asked, stage_module),
         "precision": precision,
     })  # fmt: skip
+    facts = {
+        **data.report, **counts, **{f"rows: {k}": v for k, v in asdict(loader.fill).items()},
+        "shard": loader.tokens.meta["key"], "preview": _preview(loader, tokenizer),
+        "base_fingerprint": getattr(stage, "base_fingerprint", ""), **_quantized(asked, model),
+    }  # fmt: skip
+    model = model.to(work_device)
+    chat = template if stage_module.CHAT else None
+    if hasattr(stage, "experience"):  # it trains on what the model says
+        _refuse_processes(ranks)
+        loader = stage.experience(loader, LanguageModel(model, tokenizer, chat), data.train, train_config)
+        held = None
+        steps = asked.train.steps or loader.steps(asked.train.epochs)
+        train_config = train_config.model_copy(update={"steps": steps})
     complete = asked.model_copy(update={
         "train": train_config, "out": str(place), "model": own,
         "data": asked.data.model_copy(update={"context": width}),
     })  # fmt: skip
-    facts = {
-        **data.report, **counts, **{f"rows: {k}": v for k, v in asdict(loader.fill).items()},
-        "shard": loader.tokens.meta["key"], "preview": _preview(loader, tokenizer),
-        **_quantized(asked, model),
-    }  # fmt: skip
-    chat = template if stage_module.CHAT else None
-    held = held if held.rows else None
-    return Work(complete, stage, model.to(work_device), tokenizer, chat, loader, held, data.held, facts)
+    held = held if held is not None and held.rows else None
+    return Work(complete, stage, model, tokenizer, chat, loader, held, data.held, facts)
+
+
+def _loaders(
+    asked: Recipe, data: dataset.Dataset, stage_module: Any, stage: Any, tokenizer: Tokenizer,
+    template: ChatTemplate | None, width: int, counts: Counter, ranks: Ranks,
+) -> list[Loader]:  # fmt: skip
+    """What is trained on, and what is held out."""
+    group = getattr(asked.stage, "group", 1)
+    _refuse_uneven(asked, group, ranks)
+    pack, finish = asked.data.pack and stage_module.PACK, getattr(stage, "finish", None)
+    loaders = []
+    for name, records in (("train", data.train), ("held out", data.held)):
+        shard = _shard(asked, name, records, stage, tokenizer, template, width, counts)
+        loaders.append(
+            Loader(
+                shard, width, asked.train.batch_size, asked.seed, pack, ranks.rank, ranks.world, finish, group
+            )
+        )
+    if not loaders[0].rows:
+        raise UserError("there is nothing to train on", where=", ".join(asked.data.files),
+                        why="every record was dropped", fix="raise data.context or look at `lmcraft data`")  # fmt: skip
+    return loaders
 
 
 def _width(asked: Recipe, model: nn.Module) -> int:
@@ -125,6 +142,15 @@ def _width(asked: Recipe, model: nn.Module) -> int:
         raise UserError(f"data.context is {width}, the model reads at most {most} tokens",
                         where=asked.base, fix=f"leave data.context out, or at most {most}")  # fmt: skip
     return width
+
+
+def _refuse_processes(ranks: Ranks) -> None:
+    """What the processes say to their prompts would have to be judged together."""
+    if ranks.together:
+        raise UserError(
+            "this stage runs in one process", where=f"torchrun with {ranks.world} processes",
+            why="its rounds of answers are not shared among processes yet", fix="start it without torchrun",
+        )  # fmt: skip
 
 
 def _refuse_uneven(asked: Recipe, group: int, ranks: Ranks) -> None:
@@ -141,7 +167,7 @@ def _refuse_uneven(asked: Recipe, group: int, ranks: Ranks) -> None:
         )  # fmt: skip
 
 
-def _adapted(
+def adapted(
     asked: Recipe,
     base: Path | None,
     model: nn.Module,
@@ -207,17 +233,18 @@ def _tokenizer(
     return Tokenizer.train(texts, asked.tokenizer.vocab, (*SPECIALS, *specials))
 
 
-def _template(asked: Recipe, base: Path | None, tokenizer: Tokenizer) -> ChatTemplate:
+def _template(asked: Recipe, base: Path | None, tokenizer: Tokenizer, text_too: bool) -> ChatTemplate | None:
+    """The template that is named, the base's, or chatml; None for a base without one, if the stage takes text too."""
     if asked.template:
         return ChatTemplate.load(asked.template, tokenizer)
     if base and ChatTemplate.exists(base):
         return ChatTemplate.load(base, tokenizer)
-    return ChatTemplate.load("chatml", tokenizer)
+    return None if base and text_too else ChatTemplate.load("chatml", tokenizer)
 
 
 def _shard(
-    asked: Recipe, name: str, records: list, stage: Any, tokenizer: Tokenizer, template: ChatTemplate, width: int,
-    counts: Counter,
+    asked: Recipe, name: str, records: list, stage: Any, tokenizer: Tokenizer, template: ChatTemplate | None,
+    width: int, counts: Counter,
 ) -> tokens.Tokens:  # fmt: skip
     """The records as token shards, from the cache if the same were made before."""
     sources = [
@@ -229,7 +256,7 @@ def _shard(
         "stage": asked.stage.model_dump(mode="json"),
         "facts": stage.facts,
         "tokenizer": tokenizer.digest,
-        "template": template.source,
+        "template": template.source if template else None,
         "width": width,
         "data": asked.data.model_dump(mode="json", exclude={"context"}),  # it is `width`
         "seed": asked.seed,

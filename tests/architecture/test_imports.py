@@ -16,21 +16,31 @@ LEVELS = {
     "data": 2, "models": 2,
     "adapt": 3,
     "generate": 4, "train": 4,
-    "stages": 5, "evals": 5, "feedback": 5,
-    "export": 6, "report": 6, "recipe": 6,
-    "work": 7, "inspect": 7, "planning": 7,
-    "api": 8, "fitting": 8,
-    "compare": 9, "demo": 9, "studies": 9,
-    "serve": 10, "cli": 10, "__init__": 10, "__main__": 11,
+    "rewards": 5,
+    "rl": 6,
+    "stages": 7, "evals": 7, "feedback": 7,
+    "export": 8, "report": 8, "recipe": 8,
+    "work": 9, "inspect": 9, "planning": 9,
+    "api": 10, "fitting": 10,
+    "compare": 11, "rounds": 11, "studies": 11,
+    "demo": 12,
+    "serve": 13, "cli": 13, "__init__": 13, "__main__": 14,
 }  # fmt: skip
-SHARED = {"stages.stage", "evals.evaluation", "adapt.adapter", "models.model", "studies.study"}
+SHARED = {
+    "stages.stage",
+    "evals.evaluation",
+    "adapt.adapter",
+    "models.model",
+    "studies.study",
+    "rewards.reward",
+}
 # Who may know a library at all; for all others it would be a second place that changes with it.
 KNOWN_TO = {
     "sqlalchemy": ("feedback.database", "feedback.tables", "feedback.store", "feedback.ratinglog", "feedback.itemtable",
                    "feedback.queue", "feedback.migrations"),
     "alembic": ("feedback.database", "feedback.migrations"),
     "krippendorff": ("feedback.agreement",),
-    "vaderSentiment": ("feedback.rules",),
+    "vaderSentiment": ("rewards.vader",),
     "psycopg": (),
 }  # fmt: skip
 TORCH_ONLY_WHEN_USED = (

@@ -27,6 +27,7 @@ PAGES = (
     "docs/evaluating.md",
     "docs/translating.md",
     "docs/reading.md",
+    "docs/preferences.md",
     "docs/feedback.md",
 )
 EXAMPLES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "examples").glob("*.yaml"))
@@ -54,7 +55,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     sentences = [{"text": f"a {w} day in week {n}", "label": w} for n in range(40) for w in ("fine", "bad")]
     names = [{"tokens": ["Peter", "saw", str(n)], "tags": ["B-PER", "O", "O"]} for n in range(60)]
-    for name, made in (("sentences", sentences), ("names", names)):
+    judged = [
+        {"prompt": f"{n} cats?", "chosen": f"{n} cats!", "rejected": f"no {n}", "weight": 1}
+        for n in range(60)
+    ]
+    for name, made in (("sentences", sentences), ("names", names), ("preferences", judged)):
         (place / f"{name}.jsonl").write_text("\n".join(map(json.dumps, made)))
     judged = ({"prompt": f"{n}?", "answers": [f"A fine {n}.", f"{n} is bad."]} for n in range(12))
     (place / "answers.jsonl").write_text("\n".join(map(json.dumps, judged)))

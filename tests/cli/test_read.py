@@ -76,6 +76,37 @@ def test_classes(shell) -> None:
     )  # finished: nothing to do, no other settings seen
 
 
+def test_classes_beside_a_frozen_base(shell) -> None:
+    """If this failed, a head trained with an adapter would be lost when it is loaded, or when the two are merged."""
+    shell(
+        "train", "classify", "base=runs/words", "data=days.jsonl", "data.holdout=0.3", "adapter=lora", *FEW,
+        "--out", "runs/beside",
+    )  # fmt: skip
+    assert not Path("runs/beside/model").exists() and Path("runs/beside/adapter/lmcraft.json").is_file()
+    beside = shell("eval", "runs/beside", "labels", "--json")
+    assert beside["metrics"]["accuracy"] == 1.0
+    shell("merge", "runs/beside", "--out", "models/merged")
+    texts = ["a good day 7", "a bad day 9", "a day"]
+    for words in (["eval", "labels", "days.jsonl"], ["read", *texts]):
+        apart, merged = (
+            shell(words[0], place, *words[1:], "--json") for place in ("runs/beside", "models/merged")
+        )
+        same(merged, apart)
+
+
+def same(found, expected) -> None:
+    """Equal but for the rounding of numbers, and for where the model lies."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for name in expected.keys() - {"model"}:
+            same(found[name], expected[name])
+    elif isinstance(expected, list):
+        for one, other in zip(found, expected, strict=True):
+            same(one, other)
+    else:
+        assert found == (pytest.approx(expected, abs=1e-4) if isinstance(expected, float) else expected)
+
+
 def test_classes_from_nothing(shell) -> None:
     """If this failed, a run whose stage adds a head would refuse to be given again with the same settings."""
     words = ["train", "classify", "data=days.jsonl", "model.kind=decoder", *NEW, *FEW, "--out", "runs/new"]

@@ -9,7 +9,7 @@ import torch
 
 from lmcraft.core import find
 from lmcraft.data import synthetic
-from lmcraft.data.records import Labeled, Parallel, Tagged, parts
+from lmcraft.data.records import Labeled, Message, Pair, Parallel, Tagged, parts
 from lmcraft.generate.language_model import LanguageModel
 from lmcraft.models import decoder, encdec, encoder, heads
 from lmcraft.models import model as models
@@ -22,17 +22,21 @@ LABELED = [Labeled(r.text[:40], "ab"[n % 2], r.where) for n, r in enumerate(TEXT
 TAGGED = [
     Tagged(words := tuple(r.text.split()[:6]), ("O", "B-X") * (len(words) // 2), r.where) for r in TEXTS
 ]
+ASKED, BETTER = ((Message(role, role),) for role in ("user", "assistant"))
+JUDGED = [Pair(ASKED, BETTER, (Message("assistant", r.text[:30]),), r.where) for r in TEXTS]
 CASES = {
     "perplexity": [("words", TEXTS), ("words", synthetic.conversations(5, seed=3))],
     "bleu": [("pairs", PAIRS)],
     "labels": [("classes", LABELED)],
     "tags": [("tags", TAGGED)],
     "retrieval": [("vectors", PAIRS)],
+    "reward": [("scores", JUDGED)],
 }
 HEADS = {
     "classes": {"task": "classes", "labels": ("a", "b")},
     "tags": {"task": "tags", "labels": ("O", "B-X")},
     "vectors": {"task": "embedding"},
+    "scores": {"task": "score", "pooling": "last"},
 }
 EVERY = [(kind, *case) for kind, cases in CASES.items() for case in cases]
 

@@ -11,55 +11,21 @@ import torch
 
 from lmcraft import api
 from lmcraft.core import find
-from lmcraft.data import synthetic
 from lmcraft.data.batch import IGNORE
 from lmcraft.data.loader import Loader
-from lmcraft.data.records import Labeled, Parallel, Tagged, parts
 from lmcraft.data.tokens import write
 from lmcraft.models import model
 from lmcraft.text.chat import ChatTemplate
-from lmcraft.text.special import MASK
-from lmcraft.text.tokenizer import SPECIALS, Tokenizer
 from lmcraft.train import checkpoint
 
 WIDTH = 48
 
 
-def tag_of(word: str) -> str:
-    """A name of a person or an animal, or nothing."""
-    return "B-ONE" if word in ("cat", "bird", "sister", "man", "child", "teacher") else "O"
-
-
-RECORDS = {
-    "pretrain": synthetic.texts(30, seed=1),
-    "translate": [
-        Parallel(text.text[:24], text.text[24:9:-1], text.where) for text in synthetic.texts(30, seed=2)
-    ],
-    "mask": synthetic.texts(30, seed=3),
-    "classify": [Labeled(r.text[:30], r.text.split()[0], r.where) for r in synthetic.texts(60, seed=4)],
-    "tag": [
-        Tagged(words := tuple(r.text.split()[:7]), tuple(map(tag_of, words)), r.where)
-        for r in synthetic.texts(40, seed=5)
-    ],
-    "embed": [
-        Parallel(r.text[:30], " ".join(r.text[:30].split()[::-1]), r.where)
-        for r in synthetic.texts(40, seed=6)
-    ],
-}
-every_stage = pytest.mark.parametrize("name", find.names("stages"))
-ALONE = {"embed"}  # each text of a pair is a row of its own
-every_packing_stage = pytest.mark.parametrize("name", [n for n in find.names("stages") if n not in ALONE])
-
-
-def records(name: str) -> list:
-    return RECORDS.get(name) or synthetic.conversations(40, seed=1)
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    torch.set_num_threads(1)
-    texts = [text for r in records("sft") + records("pretrain") for _, text in parts(r)]
-    return Tokenizer.train(texts, 320, (*SPECIALS, MASK))
+# They learn from answers of their own: see test_answering_stages.py.
+ANSWERING = {n for n in find.names("stages") if "rollout" in find.module("stages", n).Config.model_fields}
+every_stage = pytest.mark.parametrize("name", sorted({*find.names("stages")} - ANSWERING))
+ALONE = {"embed", "reward", "dpo"}  # each text of a pair is a row of its own
+every_packing_stage = pytest.mark.parametrize("name", sorted({*find.names("stages")} - ALONE - ANSWERING))
 
 
 @pytest.fixture
@@ -70,7 +36,7 @@ def stage(name):
 
 
 @pytest.fixture
-def net(tokenizer, name, stage):
+def net(tokenizer, name, stage, records):
     """A tiny model of the kind that the stage trains, made ready for it."""
     torch.manual_seed(0)
     size = {"layers": 2, "width": 32, "heads": 2, "context": WIDTH}
@@ -80,7 +46,7 @@ def net(tokenizer, name, stage):
 
 
 @pytest.fixture
-def loaders(stage, net, tokenizer, tmp_path):
+def loaders(stage, net, tokenizer, records, tmp_path):
     """A function: stage name → the stage, and its data packed and one document a row."""
 
     def make(name: str):
@@ -147,7 +113,7 @@ def test_masked_targets_have_no_gradient(name, loaders, net):
 
 
 @every_stage
-def test_every_id_says_where_it_came_from(name, loaders):
+def test_every_id_says_where_it_came_from(name, loaders, records):
     """A failure would mean that errors point at the wrong line."""
     _, loader, _ = loaders(name)
     known = {str(record.where) for record in records(name)}
@@ -158,7 +124,7 @@ def test_every_id_says_where_it_came_from(name, loaders):
 
 
 @every_stage
-def test_a_stage_learns_and_resumes_exactly(name, tmp_path):
+def test_a_stage_learns_and_resumes_exactly(name, records, tmp_path):
     """A failure would mean that a stage does not reduce its own loss, or keeps state that a resumed run forgets."""
     file = tmp_path / "data.jsonl"
     rows = [{k: v for k, v in asdict(record).items() if k != "where"} for record in records(name)]

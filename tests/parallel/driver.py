@@ -2,9 +2,11 @@
 
     python driver.py JOBS.json FOLDER    writes FOLDER/NAME.json and FOLDER/NAME.safetensors for every job
 
-A job has "name", "world", "kind"; as settings "model", "optimizer", "micro", "steps", "sharded", "save_every",
-"precision"; "until" where to leave the loop; "from" the job whose checkpoints it goes on from; steps after which
-process 0 "fails", or process 1 "dies", "asks" (to stop, by SIGTERM) or has a loss of "nan"; "codes" of their ends.
+A job has "name", "world", "kind"; as settings "model", "adapter" (entries of a recipe), "optimizer", "micro", "steps",
+"sharded", "save_every", "precision", "checkpointing", "offload", "chunks" (of the loss), "patience"; "until" where to
+leave the loop; "from" the job whose checkpoints it goes on from; steps after which process 0 "fails" or "leaves" the
+others in a held-out loss, or process 1 "dies", "asks" (to stop, by SIGTERM) or has a loss of "nan"; "codes" of their
+ends.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from lmcraft.adapt import adapter, directory, entries
+from lmcraft.core import find
 from lmcraft.core.errors import UserError
 from lmcraft.data.loader import Loader
 from lmcraft.data.records import Where
@@ -31,6 +35,7 @@ from lmcraft.data.tokens import Document, Tokens, write
 from lmcraft.models import decoder, encdec, model, rnn
 from lmcraft.stages import embed, pretrain, translate
 from lmcraft.train import loop, optim, parallel, randomness
+from lmcraft.train import loss as chunked_loss
 from lmcraft.train.heldout import held_out_loss
 
 VOCAB, WIDTH, ROWS = 41, 24, 8
@@ -73,6 +78,15 @@ def fresh(kind: str) -> torch.nn.Module:
     return net
 
 
+def adapted(net: torch.nn.Module, asked: list[dict]) -> torch.nn.Module:
+    """The model with adapters, as a recipe would put them beside its frozen base."""
+    if not asked:
+        return net
+    adapter.freeze(net)
+    configs = [find.module("adapt", entry["kind"]).Config(**entry) for entry in asked]
+    return entries.apply(net, configs, entries.Base("base", "its fingerprint"), None)
+
+
 def stage_of(kind: str):
     if kind == "embed":
         return embed.build(embed.Config(group=4))
@@ -95,16 +109,19 @@ class Spoiled:
 
 def work(job: dict, tokens: Tokens, folder: Path) -> None:
     kind, precision = job.get("model", "decoder"), job.get("precision", "fp32")
-    ranks = parallel.begin(job["kind"])
+    ranks = parallel.begin(job["kind"], patience_s=job.get("patience", parallel.PATIENCE_S))
     stage = stage_of(kind)
     group = 4 if kind == "embed" else 1
     finish = stage.finish if kind == "embed" else None
     loader = Loader(tokens, WIDTH, ROWS, 1, False, ranks.rank, ranks.world, finish, group)
     held = Loader(tokens, WIDTH, ROWS, 1, False, finish=finish)
-    net, stage = fresh(kind), Spoiled(stage)
+    net, stage = adapted(fresh(kind), job.get("adapter", [])), Spoiled(stage)
+    if job.get("chunks"):
+        chunked_loss.HEAD_ELEMENTS = 4 * VOCAB
     config = loop.Config(
         steps=job.get("steps", 20), batch_size=ROWS, micro_batch_size=job.get("micro"), lr=1e-3, precision=precision,
         save_every=job.get("save_every", 1000), sharded=job.get("sharded", False),
+        checkpointing=job.get("checkpointing", False), offload=job.get("offload", "none"),
         optim=optim.Config(kind=job.get("optimizer", "adamw"), warmup=0, schedule="constant", eps=1e-4),
     )  # fmt: skip
     rows, said = [], []
@@ -119,6 +136,8 @@ def work(job: dict, tokens: Tokens, folder: Path) -> None:
             if job.get("asks") == step.number and ranks.rank == 1:
                 os.kill(os.getpid(), signal.SIGTERM)
             row = [step.number, step.loss, step.grad_norm, step.targets, step.tokens]
+            if job.get("leaves") == step.number and ranks.rank == 0:
+                raise UserError("the first process has no memory for this")
             if step.number % 5 == 0:
                 row.append(held_out_loss(stage, net, held, 20, ROWS, precision, 3, ranks))
             rows.append(row)
@@ -132,6 +151,8 @@ def work(job: dict, tokens: Tokens, folder: Path) -> None:
         whole = ranks.whole(net)
     if ranks.first:
         assert whole is not None
+        if entries.kept_apart(net):
+            directory.save(whole, folder / f"{job['name']}-adapter")
         save_file(
             {n: p.detach().clone() for n, p in whole.named_parameters()},
             folder / f"{job['name']}.safetensors",
@@ -172,6 +193,10 @@ def run(job: dict, tokens: Tokens, folder: Path) -> list[int]:
 
 
 if __name__ == "__main__":
+    # Each of the forked processes would import these, which takes longer than most of the trainings.
+    import torch._dynamo
+    import torch.distributed.fsdp
+
     torch.set_num_threads(1)
     jobs, where = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
     made = texts(where)

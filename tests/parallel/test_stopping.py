@@ -14,6 +14,7 @@ def done(together):
         {"name": "nan", "nan": 5, "micro": 2, "save_every": 2, "codes": [2, 2]},
         {"name": "fails", "fails": 5, "codes": [2, 2]},
         {"name": "dies", "dies": 5, "save_every": 2, "codes": [2, -9]},
+        {"name": "leaves", "leaves": 5, "save_every": 2, "patience": 3, "codes": [2, 2]},
     ]
     jobs = [
         {**stop, "name": f"{stop['name']} {kind}", "kind": kind} for stop in stops for kind in ("ddp", "fsdp")
@@ -59,3 +60,12 @@ def test_the_others_notice_that_one_was_killed(done, kind):
     text = told(done, f"dies {kind}")
     assert text.startswith("False process 0 of 2 has lost the others") and "the same command goes on" in text
     assert checkpoint.find(done / f"dies {kind}" / "checkpoints")[0].endswith("step-00000004")
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_one_that_waits_in_vain_stops_when_its_patience_ends(done, kind):
+    """A failure would mean that a process waits half an hour, whatever train.patience_s says, for one that is gone."""
+    assert told(done, f"leaves {kind}").startswith("False the first process has no memory for this")
+    text = told(done, f"leaves {kind}", 1)
+    assert text.startswith("False process 1 of 2 has lost the others") and "the same command goes on" in text
+    assert checkpoint.find(done / f"leaves {kind}" / "checkpoints")[0].endswith("step-00000004")

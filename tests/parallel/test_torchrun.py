@@ -101,6 +101,18 @@ def test_restarts_need_a_name(launched, texts):
         api.place(recipe.read("pretrain", [f"data={texts}"]))
 
 
+def test_a_job_in_which_no_machine_can_be_replaced_says_so(launched, monkeypatch, capsys):
+    """A failure would mean that users learn it only when a machine is lost and the others give up."""
+    parallel.warn_of_shared_store()
+    assert not capsys.readouterr().err  # one machine
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
+    parallel.warn_of_shared_store()
+    assert f"start torchrun with {parallel.OWN_STORE}=1 on all machines" in capsys.readouterr().err
+    monkeypatch.setenv(parallel.OWN_STORE, "1")
+    parallel.warn_of_shared_store()
+    assert not capsys.readouterr().err
+
+
 def test_rows_that_cannot_be_divided_are_refused(texts, tmp_path):
     """A failure would mean a hang, when one process of a sharded model has a micro-batch more than the others."""
     from lmcraft.work import prepare

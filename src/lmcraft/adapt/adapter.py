@@ -111,15 +111,19 @@ def set_strength(model: nn.Module, strength: float, name: str | None = None) -> 
 
 
 @contextlib.contextmanager
-def disabled(model: nn.Module) -> Iterator[None]:
+def disabled(model: nn.Module, beside: Sequence[str] = ()) -> Iterator[None]:
     """Within it, the model is its base.
+
+    Args:
+        beside: names of trained modules that the base does not have and never calls, such as a critic.
 
     Raises:
         UserError: the base's own weights are trained.
     """
     kept = parts(model)
     own = {id(p) for part in kept.values() for p in part.parameters()}
-    changed = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in own]
+    trained = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in own]
+    changed = [name for name in trained if name.partition(".")[0] not in beside]
     if changed:
         raise UserError(
             "the base cannot be had from this model without a second copy",

@@ -113,6 +113,11 @@ def kept_apart(model: nn.Module) -> bool:
     return any(one.apart for one in getattr(model, "adapted", []))
 
 
+def kept_as_it_is(entries: Sequence[Strict]) -> bool:
+    """Whether the base's own weights stay as they are beside these adapters, so that it can be had back any time."""
+    return bool(entries) and all(entry.kind != "freeze" for entry in entries)
+
+
 def require_trained(model: nn.Module) -> None:
     """Raises UserError if nothing of the model is trained."""
     if not any(parameter.requires_grad for parameter in model.parameters()):

@@ -16,7 +16,7 @@ from .output import emit, table
 
 def command(
     model: Annotated[str, typer.Argument(help="A run, a model directory or a name in the store.")],
-    kind: Annotated[str, typer.Argument(help="Which evaluation: perplexity, labels, tags, retrieval.")],
+    kind: Annotated[str, typer.Argument(help="Which evaluation: perplexity, labels, reward, …")],
     arguments: Annotated[
         list[str] | None,
         typer.Argument(

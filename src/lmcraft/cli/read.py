@@ -1,4 +1,4 @@
-"""Read: what a model says about a text that it does not continue: masked words, classes, tags, similarity.
+"""Read: what a model says about a text that it does not continue: masked words, classes, tags, similarity, scores.
 
 Proved by tests/cli/test_read.py.
 """
@@ -28,7 +28,7 @@ def command(
     What comes out depends on what the model was trained for. One that guesses words fills each [MASK]:
     `lmcraft read runs/mask-1 "Paris is the [MASK] of France."`. One that classifies names the class of each text, one
     that tags the entities in it. One that embeds says how alike the texts are: `lmcraft read minilm "a cat" "a dog"`;
-    with --json come the vectors themselves.
+    with --json come the vectors themselves. A reward model scores each text.
     """
     given = texts or [s.text(None)]
     from .. import api
@@ -36,9 +36,7 @@ def command(
     lm = api.load(model)
     task = getattr(lm.config, "task", "words")
     result: dict[str, Any] = {"model": model, "task": task}
-    shown, text = {"words": _words, "classes": _classes, "tags": _tags, "embedding": _similarity}[task](
-        lm, given, count
-    )
+    shown, text = SHOWN[task](lm, given, count)
     emit(result | {"texts": shown}, as_json, text)
 
 
@@ -76,6 +74,12 @@ def _tags(lm: Any, texts: list[str], count: int) -> tuple[list[dict[str, Any]], 
     return shown, "\n\n".join(parts)
 
 
+def _scores(lm: Any, texts: list[str], count: int) -> tuple[list[dict[str, Any]], str]:
+    found = lm.rewards(texts)
+    shown = [{"text": text, "score": score} for text, score in zip(texts, found, strict=True)]
+    return shown, table(["score", "text"], [[one["score"], one["text"]] for one in shown])
+
+
 def _similarity(lm: Any, texts: list[str], count: int) -> tuple[list[dict[str, Any]], str]:
     import torch.nn.functional as F
 
@@ -88,3 +92,6 @@ def _similarity(lm: Any, texts: list[str], count: int) -> tuple[list[dict[str, A
     numbers = [str(number) for number in range(1, len(texts) + 1)]
     rows = [[*row, f"{n}  {text}"] for n, text, row in zip(numbers, texts, alike_NN.tolist(), strict=True)]
     return shown, table([*numbers, "cosine with text 1, 2 …"], rows)
+
+
+SHOWN = {"words": _words, "classes": _classes, "tags": _tags, "embedding": _similarity, "score": _scores}

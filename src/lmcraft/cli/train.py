@@ -19,6 +19,8 @@ NEXT = {
     "sft": ("chat", ""),
     "mask": ("read", ' "It was the [MASK] of it."'),
     **dict.fromkeys(("classify", "tag", "embed"), ("read", ' "a text"')),
+    "reward": ("eval", " reward"),
+    "dpo": ("chat", ""),
 }
 
 

@@ -8,7 +8,7 @@ The shapes, with the record they become; other columns are ignored:
     sharegpt        {"conversations": [{"from", "value"}], "system"?}                 Chat
     alpaca          {"instruction", "input"?, "output", "system"?, "history"?}        Chat
     completion      {"prompt", "completion"}: strings or messages                     Chat
-    preference      {"prompt"?, "chosen", "rejected"}: strings or messages            Pair
+    preference      {"prompt"?, "chosen", "rejected", "margin"?, "weight"?}           Pair
     unpaired        {"prompt", "completion", "label": true/false}                     Rated
     prompt          {"prompt", "answer"?}                                             Prompt
     classification  {"text", "label"}                                                 Labeled
@@ -20,13 +20,15 @@ The shapes, with the record they become; other columns are ignored:
 2. A string prompt is one user message, a string answer one assistant message.
 3. Without a prompt column, the prompt of a preference is what both message lists, or both transcripts in the style of
    Anthropic's HH data, begin with. Equal answers teach nothing and are refused.
-4. White space inside a text is kept exactly.
+4. Answers of a preference are strings or messages; `margin` and `weight` are numbers, or empty for none.
+5. White space inside a text is kept exactly.
 
 Proved by tests/unit/data/test_formats.py.
 """
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -166,18 +168,37 @@ def _preference(row: dict[str, Any], where: Where) -> Pair:
     else:
         asked = _common(row)
         chosen, rejected = (_implicit(row[name], name)[len(asked) :] for name in ("chosen", "rejected"))
-        return _pair(asked, chosen, rejected, where)
+        return _pair(row, asked, chosen, rejected, where)
     chosen, rejected = (talk.answer(row[name], name, asked) for name in ("chosen", "rejected"))
-    return _pair(asked, chosen, rejected, where)
+    return _pair(row, asked, chosen, rejected, where)
 
 
-def _pair(asked: Any, chosen: Any, rejected: Any, where: Where) -> Pair:
+def _pair(row: dict[str, Any], asked: Any, chosen: Any, rejected: Any, where: Where) -> Pair:
     if chosen == rejected:
         raise Wrong("chosen and rejected are equal, so there is no preference")
     for name, said in (("chosen", chosen), ("rejected", rejected)):
         if not said or said[0].role != "assistant":
             raise Wrong(f"{name} must begin with a message of the assistant")
-    return Pair(asked, chosen, rejected, where)
+    margin, weight = _number(row, "margin"), _number(row, "weight")
+    if weight is not None and weight <= 0:
+        raise Wrong(f"weight must be above 0, found {weight:g}")
+    return Pair(asked, chosen, rejected, where, margin, 1.0 if weight is None else weight)
+
+
+def _number(row: dict[str, Any], column: str) -> float | None:
+    """A finite number, which a CSV cell may write in letters; None where the row has none."""
+    value = row.get(column)
+    if value is None or value == "":
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise Wrong(f"{column} must be a number, found {named(value)}")
+    try:
+        found = float(value)
+    except (ValueError, OverflowError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise Wrong(f"{column} must be a number, found {value!r}")
+    return found
 
 
 def _implicit(value: Any, column: str) -> tuple[Message, ...]:

@@ -15,8 +15,9 @@ Proved by tests/unit/data/test_loader.py and tests/faults/test_kill.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -114,6 +115,14 @@ class Loader:
         batch = self.batch([self._row_at(place) for place in places], places)
         self.read += self.batch_size
         return batch
+
+    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """What a checkpoint has to keep, to go on from here: tensors and facts."""
+        return {}, {"read": self.read}
+
+    def restore(self, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
+        """Goes on from a checkpoint."""
+        self.read = facts["read"]
 
     def _row_at(self, position: int) -> int:
         epoch, place = divmod(position, len(self.rows))

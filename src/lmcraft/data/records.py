@@ -65,12 +65,18 @@ class Chat:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A prompt with a better and a worse answer, for reward models and DPO."""
+    """A prompt with a better and a worse answer, for reward models and DPO.
+
+    `margin` is by how much the better one is better, in the units of a reward, where a rater has said so; `weight` is
+    how much the pair counts (two raters of three: a pair of weight 2/3, and its reverse of weight 1/3).
+    """
 
     prompt: tuple[Message, ...]
     chosen: tuple[Message, ...]
     rejected: tuple[Message, ...]
     where: Where = field(default=NOWHERE, compare=False)
+    margin: float | None = None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +24,7 @@ from ..core.errors import UserError
 from ..layers.memory import Memory
 from ..layers.source import Source
 from ..text.tokenizer import Tokenizer
-from .sampling import Sampling, choose, generator
+from .sampling import Sampling, choose_each, generator
 from .stop import StopWatch
 
 
@@ -66,7 +67,7 @@ class _Row:
     request: int
     watch: StopWatch
     sampling: Sampling
-    draw: object
+    draw: np.random.Generator
     seen: set[int]
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -102,17 +103,21 @@ class Engine:
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]
             texts = None if sources is None else [sources[i] for i in part]
-            for piece in self.stream([prompts[i] for i in part], [samplings[i] for i in part], texts):
-                if piece.completion is not None:
-                    done[part[piece.request]] = piece.completion
+            rows = [prompts[i] for i in part], [samplings[i] for i in part], texts
+            for piece in self.stream(*rows, whole=True):
+                done[part[piece.request]] = piece.completion
         return [completion for completion in done if completion is not None]
 
     @torch.inference_mode()
     def stream(
         self, prompts: Sequence[Sequence[int]], samplings: Sequence[Sampling],
-        sources: Sequence[Sequence[int]] | None = None,
+        sources: Sequence[Sequence[int]] | None = None, whole: bool = False,
     ) -> Iterator[Piece]:  # fmt: skip
-        """Pieces of all answers as they come; each request ends with a piece that has its completion."""
+        """Pieces of all answers as they come; each request ends with a piece that has its completion.
+
+        Args:
+            whole: only these last pieces are wanted.
+        """
         requests = zip(prompts, samplings, strict=True)
         rows = [self._row(number, prompt, sampling) for number, (prompt, sampling) in enumerate(requests)]
         if not rows:
@@ -124,17 +129,15 @@ class Engine:
             memory = self.start(len(rows), room, sources)
             logits_BV = self._prefill(prompts, memory)
             while True:
-                next_tokens = []
-                for row, logits_V in zip(rows, logits_BV.cpu(), strict=True):
-                    token = choose(logits_V, row.seen, row.sampling, row.draw)
+                next_tokens, logprobs = _chosen(logits_BV.cpu(), rows)
+                for row, token, logprob in zip(rows, next_tokens, logprobs, strict=True):
                     row.tokens.append(token)
-                    row.logprobs.append(float(torch.log_softmax(logits_V.float(), dim=-1)[token]))
+                    row.logprobs.append(logprob)
                     row.seen.add(token)
                     row.watch.add(token)
-                    next_tokens.append(token)
                     if row.watch.finish_reason is not None:
                         yield Piece(row.request, row.watch.fresh(), self._completion(row))
-                    elif text := row.watch.fresh():
+                    elif not whole and (text := row.watch.fresh()):
                         yield Piece(row.request, text, None)
                 alive = [i for i, row in enumerate(rows) if row.watch.finish_reason is None]
                 if not alive:
@@ -252,6 +255,17 @@ class Engine:
             values = torch.log_softmax(logits_TV, dim=-1).gather(1, targets_T[:, None])[:, 0]
             greedy = bool((logits_TV.argmax(dim=-1) == targets_T).all())
             yield Score(float(values.double().sum()), values.tolist(), greedy)
+
+
+def _chosen(logits_BV: Tensor, rows: Sequence[_Row]) -> tuple[list[int], list[float]]:
+    """The next token of each row and its log-probability."""
+    tokens = choose_each(
+        logits_BV, [row.seen for row in rows], [row.sampling for row in rows], [row.draw for row in rows]
+    )
+    wide_BV = logits_BV.float() if logits_BV.element_size() < 4 else logits_BV
+    tokens_B1 = torch.tensor(tokens)[:, None]
+    logprobs_B = wide_BV.gather(1, tokens_B1)[:, 0] - wide_BV.logsumexp(dim=1)
+    return tokens, logprobs_B.tolist()
 
 
 def padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:

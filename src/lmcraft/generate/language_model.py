@@ -171,6 +171,10 @@ class LanguageModel:
         """The tag of every word; sentences are texts, or lists of words."""
         return Reader(self.model, self.tokenizer).tag(sentences)
 
+    def rewards(self, texts: Sequence[Any]) -> list[float]:
+        """The score of each text, row of ids or conversation that ends with an answer; see `Reader.score`."""
+        return Reader(self.model, self.tokenizer, template=self.template).score(texts)
+
     def fill(self, text: str, count: int = 5) -> list[list[Filling]]:
         """For each [MASK] in the text the `count` likeliest tokens."""
         return Reader(self.model, self.tokenizer).fill(text, count)

@@ -1,8 +1,9 @@
-"""Reading: what models say about a text that they do not continue: masked words, classes, tags, embeddings.
+"""Reading: what models say about a text that they do not continue: masked words, classes, tags, embeddings, scores.
 
 1. A text is read as bos + text + eos ([CLS] … [SEP] for BERT), as the stages train it; what is too long loses its end.
 2. Texts of similar length are read together; neither order nor company changes a result beyond rounding.
-3. A sentence too long to be tagged at once is read in pieces, parted between words.
+3. What is scored loses its beginning instead, for the score of an answer is read at its end.
+4. A sentence too long to be tagged at once is read in pieces, parted between words.
 
 Legend: B rows, T positions, D width, N texts, X classes, V vocabulary.
 Proved by tests/unit/generate/test_reading.py and tests/parity/test_bert.py.
@@ -10,18 +11,22 @@ Proved by tests/unit/generate/test_reading.py and tests/parity/test_bert.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..core.errors import UserError
 from ..layers.pooling import pool
+from ..text.answers import encode_answers
+from ..text.chat import ChatTemplate
 from ..text.entities import OUTSIDE, Entity, entities
 from ..text.special import MASKS
 from ..text.tokenizer import Tokenizer
 from ..text.words import Words, encode_words, pieces, split_words
+from . import scoring
 from .engine import padded
 
 
@@ -58,14 +63,21 @@ class Tagging:
 
 
 class Reader:
-    """Reads texts with one model."""
+    """Reads texts with one model; a template is needed for conversations only."""
 
-    def __init__(self, model: nn.Module, tokenizer: Tokenizer, batch_size: int = 32) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Tokenizer,
+        batch_size: int = 32,
+        template: ChatTemplate | None = None,
+    ) -> None:
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+        self.template = template
 
     @property
     def task(self) -> str:
-        """What the model's head gives: classes, tags, embedding, or words."""
+        """What the model's head gives: classes, tags, embedding, score, or words."""
         return getattr(self.model.config, "task", "words")
 
     @torch.inference_mode()
@@ -96,6 +108,36 @@ class Reader:
             best = max(range(len(labels)), key=row.__getitem__)
             answers.append(Label(labels[best], row[best], dict(zip(labels, row, strict=True))))
         return answers
+
+    def score(self, texts: Sequence[Any]) -> list[float]:
+        """The score of each: a text, a row of ids, or a conversation (messages) that ends with the answer.
+
+        A conversation is rendered as the reward model was trained: by the template, if there is one.
+        """
+        scoring.require(self.model)
+        most = self.model.max_length
+        kept = self.tokenizer.beginning
+        rows = []
+        for row in map(self._row, texts):
+            if most is not None and len(row) > most:
+                first = kept if row[: len(kept)] == kept else []
+                row = [*first, *row[len(row) - most + len(first) :]]
+            rows.append(row)
+        return scoring.scores(self.model, rows, self.batch_size)
+
+    __call__ = score
+
+    def _row(self, given: Any) -> list[int]:
+        if isinstance(given, str):
+            return framed(self.tokenizer, self.tokenizer.encode_plain(given))
+        if given and isinstance(given[0], int):
+            return list(given)
+        if not given or _role(given[-1]) != "assistant":
+            raise UserError(
+                "a conversation to score ends with an answer of the assistant",
+                why=f"the last message is of {_role(given[-1])}" if given else "it is empty",
+            )
+        return encode_answers([(given[:-1], given[-1:])], self.tokenizer, self.template)[0].ids
 
     @torch.inference_mode()
     def tag(self, sentences: Sequence[str | Sequence[str]]) -> list[Tagging]:
@@ -190,6 +232,10 @@ class Reader:
 def framed(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
     """bos + ids + eos, as far as the vocabulary has them."""
     return [*tokenizer.beginning, *ids, *([] if tokenizer.eos is None else [tokenizer.eos])]
+
+
+def _role(message: Any) -> str:
+    return str(message.get("role") if isinstance(message, Mapping) else message.role)
 
 
 def _tagging(words: Words, text: list[str], labels: Sequence[str], found: list[list[float]]) -> Tagging:

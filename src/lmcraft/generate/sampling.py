@@ -2,7 +2,8 @@
 
 1. Order: repetition penalty, temperature, top-k, top-p, min-p, then a draw. Temperature 0 is greedy.
 2. One uniform number a step, from a counter-based generator keyed by the request's seed, is turned into a token by the
-   cumulative distribution in float64. So a request draws the same numbers alone and in any batch.
+   cumulative distribution in float64. So a request draws the same numbers alone and in any batch. Where nothing cuts
+   the distribution, tokens are not sorted for that, and all rows of a batch are drawn at once.
 3. The reported log-probability is that of the unmodified distribution, so it equals what `score` gives.
 
 Repetition penalty: Keskar et al., arXiv 1909.05858. Top-p: Holtzman et al., arXiv 1904.09751. Min-p: Nguyen et al.,
@@ -14,6 +15,7 @@ Proved by tests/unit/generate/test_sampling.py.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
@@ -22,6 +24,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from ..core.config import Strict
+
+LEAST = 1e-6  # of a temperature whose inverse does not overflow
 
 
 class Sampling(Strict):
@@ -35,6 +39,12 @@ class Sampling(Strict):
     max_new_tokens: int = Field(128, gt=0, le=1_000_000)
     stop: tuple[str, ...] = ()
     seed: int = Field(0, ge=0, lt=2**64)
+
+    @property
+    def plain(self) -> bool:
+        """Whether tokens are drawn from the whole distribution, only made hotter or colder."""
+        cut = any(value is not None for value in (self.top_k, self.top_p, self.min_p))
+        return self.temperature > LEAST and self.repetition_penalty == 1.0 and not cut
 
     @model_validator(mode="after")
     def _finite(self) -> Self:
@@ -60,6 +70,12 @@ def choose(logits_V: Tensor, seen: set[int], sampling: Sampling, draw: np.random
         )
     if sampling.temperature == 0:
         return int(logits_V.argmax())
+    if sampling.plain:
+        inverse_11, number_11 = (
+            torch.tensor([[number]], dtype=torch.float64)
+            for number in (1 / sampling.temperature, draw.random())
+        )
+        return _drawn(logits_V[None], inverse_11, number_11)[0]
     order_V = torch.argsort(logits_V, descending=True, stable=True)
     sorted_V = logits_V[order_V]
     # the difference first: dividing by a tiny temperature would overflow, and infinity minus infinity is no number
@@ -68,6 +84,37 @@ def choose(logits_V: Tensor, seen: set[int], sampling: Sampling, draw: np.random
     cumulative_V = probabilities_V[:kept].cumsum(dim=-1)
     place = int(torch.searchsorted(cumulative_V, draw.random() * float(cumulative_V[-1]), right=True))
     return int(order_V[min(place, kept - 1)])
+
+
+def choose_each(
+    logits_BV: Tensor,
+    seen: Sequence[set[int]],
+    samplings: Sequence[Sampling],
+    draws: Sequence[np.random.Generator],
+) -> list[int]:
+    """The next token of each row: as `choose` gives it, for the plain ones among them all at once."""
+    chosen = [0] * len(samplings)
+    plain = [row for row, sampling in enumerate(samplings) if sampling.plain]
+    if plain:
+        inverse_B1 = torch.tensor([1 / samplings[row].temperature for row in plain], dtype=torch.float64)[
+            :, None
+        ]
+        numbers_B1 = torch.tensor([draws[row].random() for row in plain], dtype=torch.float64)[:, None]
+        for row, token in zip(plain, _drawn(logits_BV[plain], inverse_B1, numbers_B1), strict=True):
+            chosen[row] = token
+    for row, sampling in enumerate(samplings):
+        if not sampling.plain:
+            chosen[row] = choose(logits_BV[row], seen[row], sampling, draws[row])
+    return chosen
+
+
+def _drawn(logits_BV: Tensor, inverse_B1: Tensor, numbers_B1: Tensor) -> list[int]:
+    """The tokens at which the cumulative probabilities, in the order of the vocabulary, pass the numbers in [0, 1)."""
+    logits_BV = logits_BV.double()
+    difference_BV = logits_BV - logits_BV.amax(dim=1, keepdim=True)
+    cumulative_BV = (difference_BV * inverse_B1).exp_().cumsum(dim=1)
+    places_B1 = torch.searchsorted(cumulative_BV, numbers_B1 * cumulative_BV[:, -1:], right=True)
+    return places_B1[:, 0].clamp(max=logits_BV.shape[1] - 1).tolist()
 
 
 def _kept(probabilities_V: Tensor, sampling: Sampling) -> int:

@@ -32,8 +32,9 @@ class StopWatch:
         self.decode, self.stop_ids, self.limit = decode, frozenset(stop_ids), limit
         self.stop_strings = [text for text in stop_strings if text]
         self.ids: list[int] = []
-        self.text = ""
         self.shown = 0
+        self._end: int | None = None  # where a stop string cuts the text
+        self._decoded: tuple[int, str] = (0, "")
         self.finish_reason: str | None = None
 
     def add(self, token: int) -> str | None:
@@ -42,14 +43,20 @@ class StopWatch:
             self.finish_reason = "stop"
             return self.finish_reason
         self.ids.append(token)
-        self.text = self.decode(self.ids)
         places = [self.text.find(text) for text in self.stop_strings]
         if any(place >= 0 for place in places):
-            self.text = self.text[: min(place for place in places if place >= 0)]
+            self._end = min(place for place in places if place >= 0)
             self.finish_reason = "stop"
         elif len(self.ids) >= self.limit:
             self.finish_reason = "length"
         return self.finish_reason
+
+    @property
+    def text(self) -> str:
+        """The answer so far; decoded when it is asked for."""
+        if self._decoded[0] != len(self.ids):
+            self._decoded = len(self.ids), self.decode(self.ids)
+        return self._decoded[1][: self._end]
 
     def fresh(self) -> str:
         """Text that is certain and has not been shown yet."""

@@ -1,13 +1,16 @@
-"""A model of any kind with another head: classes of texts, tags of words, or sentence embeddings.
+"""A model of any kind with another head: classes of texts, tags of words, sentence embeddings, or a score.
 
     classes:    scores = output(tanh(pooler(pool(hidden))))    one of `labels` for a text; the pooler is optional
     tags:       scores = output(hidden)                        one of `labels` for every position
     embedding:  vector = pool(hidden), of length 1 if `normalized`
+    score:      score = gain · output(pool(hidden)) + bias     one number for a text: the reward of an answer
 
 1. The body is an encoder, a decoder or a recurrent network without its own head.
 2. For a text, `forward` gives every position the vector of its document, so a target may stand at any of them.
 3. `pooling: cls` with a pooler is BertForSequenceClassification (Devlin et al., arXiv 1810.04805); `mean` is
    Sentence-BERT (Reimers and Gurevych, arXiv 1908.10084); a causal body has read the whole text at its `last` position.
+4. A head for scores begins with weights of std 1/√(D+1) (Stiennon et al., arXiv 2009.01325). Gain and bias are not
+   trained; they bring the scores of chosen samples to mean 0 and std 1 (lmcraft.generate.scoring).
 
 Legend: B rows, T positions, D width, X classes.
 Proved by tests/contract/test_models.py, tests/parity/test_bert.py and tests/unit/models/test_heads.py.
@@ -36,13 +39,15 @@ class Config(Strict):
     """A body, what is asked of it, and how a text becomes one vector."""
 
     kind: Literal["heads"] = "heads"
-    task: Literal["classes", "tags", "embedding"] = "classes"
+    task: Literal["classes", "tags", "embedding", "score"] = "classes"
     body: Any = Field(None, description="the Config of the model below")
     labels: tuple[str, ...] = Field((), description="of the classes or tags, in the order of the scores")
     pooling: Literal["mean", "cls", "last"] = "mean"
     pooler: bool = Field(False, description="dense and tanh between pooling and classes (BERT)")
     normalized: bool = Field(True, description="embeddings of length 1")
     dropout: float = Field(0.0, ge=0, lt=1, description="before the classes or tags")
+    gain: float = Field(1.0, gt=0, description="of a score")
+    bias: float = Field(0.0, description="of a score, added after the gain")
     longest: int | None = Field(None, gt=2, description="texts are cut there; default: where the body ends")
 
     @field_validator("body", mode="before")
@@ -90,11 +95,19 @@ class Heads(nn.Module):
         width = config.body.width
         self.config, self.body = config, body
         self.pooler = nn.Linear(width, width) if config.pooler else None
-        self.output = None if config.task == "embedding" else nn.Linear(width, len(config.labels))
-        for layer in (self.pooler, self.output):
+        scores = config.task == "score"
+        self.output = None
+        if config.task != "embedding":
+            # Differences of scores are all that training sees: a bias would never move.
+            self.output = nn.Linear(width, 1 if scores else len(config.labels), bias=not scores)
+        for layer, std in (
+            (self.pooler, INIT_STD),
+            (self.output, (width + 1) ** -0.5 if scores else INIT_STD),
+        ):
             if layer is not None:
-                nn.init.normal_(layer.weight, std=INIT_STD)
-                nn.init.zeros_(layer.bias)
+                nn.init.normal_(layer.weight, std=std)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
     @property
     def max_length(self) -> int | None:
@@ -119,12 +132,13 @@ class Heads(nn.Module):
         return pooled_BTD
 
     def head(self, hidden: Tensor) -> Tensor:
-        """Scores [..., X] of the labels; an embedding as it is."""
+        """Scores [..., X] of the labels, or one score [..., 1]; an embedding as it is."""
         if self.output is None:
             return hidden
         if self.pooler is not None:
             hidden = torch.tanh(self.pooler(hidden))
-        return self.output(F.dropout(hidden, self.config.dropout, self.training))
+        found = self.output(F.dropout(hidden, self.config.dropout, self.training))
+        return found * self.config.gain + self.config.bias if self.config.task == "score" else found
 
     def start(self, rows: int, length: int) -> NoReturn:
         """Raises UserError: there is nothing to continue."""

@@ -3,7 +3,7 @@
 A stage knows nothing of optimizers, devices, ranks, checkpoints or logs. Each stage file has a `Config`, the kind of
 model that it trains by default (`MODEL`), a default peak learning rate `LR`, whether it needs a chat template (`CHAT`),
 whether documents may share a row (`PACK`), and `build(config) → Stage`. One that needs special tokens of its own names
-them (`SPECIALS`).
+them (`SPECIALS`); one that can do without the template that its base has not (`TEXT_TOO`) is given None in its place.
 
 Proved by tests/contract/test_stages.py.
 """
@@ -16,8 +16,11 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from ..adapt.entries import kept_as_it_is
+from ..core.config import Strict
 from ..core.errors import UserError
 from ..data.batch import Batch
+from ..data.records import Pair
 from ..data.tokens import Document
 from ..text.chat import ChatTemplate
 from ..text.tokenizer import Tokenizer
@@ -27,7 +30,15 @@ from ..train.loss import summed_cross_entropy
 class Stage(Protocol):
     """One way to train.
 
-    A stage may also have `finish(batch, seeds) → Batch`, which changes each batch by one seed a row (masking).
+    A stage may also have
+
+    - `finish(batch, seeds) → Batch`, which changes each batch by one seed a row (masking);
+    - `adapted: bool`, set before `ready`: whether adapters will stand beside a model that stays as it is;
+    - `experience(loader, lm, records, config)`, which takes the place of the loader where a model trains on answers of
+      its own;
+    - `told() → dict[str, float]`, asked after every step: numbers for metrics.jsonl since it was last asked;
+    - `finished(model, loader)`, called with the whole model after the last step: gives the model to save;
+    - `base_fingerprint: str`, of what it keeps of the base; a run is not resumed with another one.
     """
 
     def ready(self, model: nn.Module, records: Sequence, tokenizer: Tokenizer) -> nn.Module:
@@ -44,7 +55,12 @@ class Stage(Protocol):
         ...
 
     def documents(
-        self, records: Sequence, tokenizer: Tokenizer, template: ChatTemplate, width: int, counts: Counter
+        self,
+        records: Sequence,
+        tokenizer: Tokenizer,
+        template: ChatTemplate | None,
+        width: int,
+        counts: Counter,
     ) -> Iterator[Document]:
         """Ids and trained parts of each record, for rows of `width` inputs.
 
@@ -55,6 +71,46 @@ class Stage(Protocol):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The loss summed over the batch's targets, in nats."""
         ...
+
+
+def begin(module: Any, config: Strict, adapters: Sequence[Strict]) -> Any:
+    """The stage of a module, told whether adapters will stand beside its model if it wants to know."""
+    stage = module.build(config)
+    if hasattr(stage, "adapted"):
+        stage.adapted = kept_as_it_is(adapters)
+    return stage
+
+
+class Tally:
+    """Running means over pairs, by name; `told` gives them and begins anew."""
+
+    def __init__(self) -> None:
+        self._sums: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
+
+    def add(self, taking_B: Tensor, **numbers: Tensor) -> None:
+        """Adds the numbers [B] of the rows that take part."""
+        for name, number_B in numbers.items():
+            self._sums[name] += float(number_B.detach()[taking_B].sum())
+            self._counts[name] += int(taking_B.sum())
+
+    def told(self) -> dict[str, float]:
+        """Means since the last call."""
+        found = {name: self._sums[name] / count for name, count in self._counts.items() if count}
+        self._sums.clear()
+        self._counts.clear()
+        return found
+
+
+def require_pairs(records: Sequence, what: str, more: str = "") -> None:
+    """Raises UserError if a record is no preference; `what` needs them."""
+    for record in records:
+        if not isinstance(record, Pair):
+            raise UserError(
+                f"{what} learns from preferences, not from {type(record).__name__.lower()} records{more}",
+                where=str(getattr(record, "where", "")),
+                fix="give rows with `prompt`, `chosen` and `rejected`",
+            )
 
 
 class NextToken:

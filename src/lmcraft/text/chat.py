@@ -154,7 +154,12 @@ class ChatTemplate:
 
     def prompt(self, messages: Messages) -> list[int]:
         """Ids of a conversation that the assistant is to go on with: how its `encode` would begin."""
-        return self._encode([_Talk.of(messages, self)], generation=True)[0].ids
+        return self.prompt_all([messages])[0]
+
+    def prompt_all(self, conversations: Sequence[Messages]) -> list[list[int]]:
+        """`prompt` of each, with the pieces of all encoded together."""
+        talks = [_Talk.of(messages, self) for messages in conversations]
+        return [encoded.ids for encoded in self._encode(talks, generation=True)]
 
     # -- inside ------------------------------------------------------------------------------------------------------
 

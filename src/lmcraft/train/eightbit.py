@@ -5,8 +5,9 @@ Dettmers et al., arXiv 2110.02861: averages are stored as 8-bit codes, scaled by
 1. bitsandbytes computes it on a CPU with its own kernels, without a compiler; torchao's would need torch.compile.
 2. Parameters of fewer than 4,096 numbers keep float32 averages.
 3. The tables of codes are the same for all parameters and are not saved.
+4. Its kernels take whole tensors, so a model that is cut over processes is refused.
 
-Proved by tests/unit/train/test_eightbit.py.
+Proved by tests/unit/train/test_eightbit.py and tests/parallel/test_adapters.py.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 
 from ..core.errors import UserError
+from . import shards
 
 TABLES = {"qmap1": "dynamic", "qmap2": "udynamic"}  # in the state of a parameter; in the optimizer
 
@@ -26,8 +28,14 @@ def build(
     """The optimizer.
 
     Raises:
-        UserError: bitsandbytes is not installed.
+        UserError: bitsandbytes is not installed, or the parameters are shares.
     """
+    if any(shards.is_share(parameter) for group in groups for parameter in group["params"]):
+        raise UserError(
+            "train.optim.kind=adamw8bit does not work on a model that is cut over processes",
+            where="train.optim.kind=adamw8bit", why="bitsandbytes has no kernels for shares of tensors",
+            fix="use train.optim.kind=adamw, of whose averages each process holds its share, or train.parallel=ddp",
+        )  # fmt: skip
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError as error:

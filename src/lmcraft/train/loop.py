@@ -42,7 +42,7 @@ from . import checkpoint, optim, randomness, shards
 from .interrupt import Interrupted, listening
 from .offload import Offload, outside
 from .optim import Config as OptimConfig
-from .parallel import ALONE, Parallel, Ranks
+from .parallel import ALONE, PATIENCE_S, Parallel, Ranks
 from .precision import Precision, computing
 from .recompute import recomputing
 from .scaling import Scaler
@@ -63,6 +63,11 @@ class Config(Strict):
     precision: Precision = "auto"
     parallel: Parallel = Field(
         "auto", description="with torchrun: ddp (what auto means) or fsdp, which shards the model"
+    )
+    patience_s: int = Field(
+        PATIENCE_S,
+        gt=0,
+        description="with torchrun: seconds to wait for other processes before they count as lost",
     )
     sharded: bool = Field(False, description="each process saves its own part of a checkpoint")
     checkpointing: bool = Field(
@@ -160,8 +165,10 @@ def _steps(
             _problem(f"made weights that are not finite in {broken}", step, batch.rows) if broken else None
         )
         drawn, others = randomness.everywhere(ranks)
+        read, place = loader.state()
         tensors = {"model": _weights(model), "optimizer": optimizers.state(), "random": drawn}
-        state = {"read": loader.read, "random": others, "scaling": scaler.state(), "frozen": _frozen(model)}
+        tensors |= {"data": read} if read else {}
+        state = {**place, "random": others, "scaling": scaler.state(), "frozen": _frozen(model)}
         checkpoint.save(
             checkpoints, checkpoint.Checkpoint(step, tensors, state), config.keep, ranks, config.sharded
         )
@@ -267,7 +274,7 @@ def _resume(
     model.load_state_dict(_with_tied(model, found.tensors["model"]), strict=False)
     optimizers.restore(found.tensors.get("optimizer", {}))
     scaler.restore(found.state.get("scaling", scaler.state()))
-    loader.read = found.state["read"]
+    loader.restore(found.tensors.get("data", {}), found.state)
     if not randomness.restore(found.tensors["random"], found.state["random"], ranks.rank):
         randomness.seed(loader.seed + found.step * ranks.world + ranks.rank)
     report(f"resumed after step {found.step}")

@@ -38,7 +38,8 @@ def summed_cross_entropy(
     model: Model, hidden_BTD: Tensor, targets_BT: Tensor, smoothing: float = 0.0
 ) -> Tensor:
     """−Σ log p(target) over all targets that are not IGNORE, labels smoothed; a scalar in nats."""
-    hidden_ND, targets_N = _trained(hidden_BTD, targets_BT)
+    places_N, targets_N = places(targets_BT)
+    hidden_ND = hidden_BTD.flatten(0, 1)[places_N]
     vocabulary, leaves = _probe(model, hidden_ND)
     needed = [hidden_ND] if hidden_ND.requires_grad else []
     total, gradients = _loss_and_gradients(
@@ -61,14 +62,17 @@ def rows_of(vocabulary: int) -> int:
     return 1 << (max(1, HEAD_ELEMENTS // vocabulary).bit_length() - 1)
 
 
-def _trained(hidden_BTD: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """Hidden vectors and targets of the trained positions, filled up to a multiple of ROWS with IGNORE."""
+def places(targets_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers of the trained positions among all B·T, and their targets; both [N].
+
+    They are filled up to a multiple of ROWS with position 0 and IGNORE.
+    """
     places_N = (targets_BT.flatten() != IGNORE).nonzero()[:, 0]
     fill = min(-len(places_N) % ROWS, targets_BT.numel() - len(places_N))
     places_N = torch.cat((places_N, places_N.new_zeros(fill)))
     targets_N = targets_BT.flatten()[places_N]
     targets_N[len(places_N) - fill :] = IGNORE
-    return hidden_BTD.flatten(0, 1)[places_N], targets_N
+    return places_N, targets_N
 
 
 def _probe(model: Model, hidden_ND: Tensor) -> tuple[int, list[Tensor]]:

@@ -39,9 +39,11 @@ from ..models.model import fingerprint
 from . import shards
 
 Parallel = Literal["auto", "none", "ddp", "fsdp"]
-PATIENCE = timedelta(minutes=30)  # of a collective; reading data is waited for without a limit
+PATIENCE_S = 1800  # of a collective; reading data is waited for without a limit
 PREPARING = timedelta(days=7)
 BUCKET_ELEMENTS = 1 << 23
+OWN_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"  # torchrun reads it
+OF_THE_NETWORK = ("gloo", "NCCL", "caused pair closure")  # words in errors of the libraries that send
 _PR_SET_PDEATHSIG = 1
 
 
@@ -224,9 +226,11 @@ class Ranks:
         except UserError:
             raise
         except RuntimeError as error:
-            broken = isinstance(error, dist.DistError) or any(word in str(error) for word in ("gloo", "NCCL"))
+            broken = isinstance(error, dist.DistError) or any(word in str(error) for word in OF_THE_NETWORK)
             if not self.together or not broken:
                 raise
+            if (own := _before(error)) is not None:
+                raise own from error
             raise UserError(
                 f"process {self.rank} of {self.world} has lost the others",
                 why=f"one of them has stopped, or cannot be reached: {str(error).splitlines()[0][:200]}",
@@ -234,16 +238,25 @@ class Ranks:
             ) from error
 
 
+def _before(error: BaseException) -> UserError | None:
+    """The problem of this process on which it left the others, before they were gone."""
+    earlier = error.__context__
+    while earlier is not None and not isinstance(earlier, UserError):
+        earlier = earlier.__context__
+    return earlier
+
+
 ALONE = Ranks()
 _turns = itertools.count()
 
 
-def begin(kind: Parallel, named: bool = True) -> Ranks:
+def begin(kind: Parallel, named: bool = True, patience_s: int = PATIENCE_S) -> Ranks:
     """Joins the other processes, if torchrun started this one; may be called again.
 
     Args:
         kind: train.parallel.
         named: whether the run's directory was given.
+        patience_s: how long one of them waits for the others before it takes them for lost.
 
     Raises:
         UserError: fsdp without torchrun, `none` with it, or restarts of a run without a name.
@@ -271,18 +284,33 @@ def begin(kind: Parallel, named: bool = True) -> Ranks:
     if kind == "none":
         return ALONE
     if not dist.is_initialized():
-        _join()
+        _join(timedelta(seconds=patience_s))
         if kind == "auto":
             say(f"{world} processes: each holds the whole model (train.parallel=ddp)")
+        warn_of_shared_store()
     return Ranks(dist.get_rank(), dist.get_world_size(), "ddp" if kind == "auto" else kind)
 
 
-def _join() -> None:
+def _join(patience: timedelta) -> None:
     _end_with_parent()
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=patience)
+
+
+def warn_of_shared_store() -> None:
+    """Says so where torchrun will not let another machine take the place of a lost one.
+
+    Its agents share one store by default, and tell its address in the first round of restarts only: a machine that
+    joins later waits for it in vain, and after a minute all agents end.
+    """
+    several = int(os.environ.get("GROUP_WORLD_SIZE", "1")) > 1
+    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
+    if several and restarts and os.environ.get(OWN_STORE) != "1":
+        say(
+            f"a lost machine cannot be replaced in this job: start torchrun with {OWN_STORE}=1 on all machines"
+        )
 
 
 def _fingerprint(model: nn.Module) -> bytes:

@@ -45,6 +45,7 @@ class Rows:
         filled: share of the positions that hold a token.
         one_target: the only target is at the first position of each row (a label of the whole row).
         group: rows whose loss depends on one another.
+        signals: names of the numbers that each row has beside its tokens.
     """
 
     width: int
@@ -54,6 +55,7 @@ class Rows:
     filled: float = 1.0
     one_target: bool = False
     group: int = 1
+    signals: tuple[str, ...] = ()
 
     def batch(self, rows: int) -> Batch:
         """Such a batch; the tokens are all 0."""
@@ -67,7 +69,8 @@ class Rows:
         if self.source:
             segments_BS = _segments(rows, self.source, self.documents, self.filled)
             source = Source(torch.zeros_like(segments_BS), segments_BS)
-        return Batch(torch.zeros_like(segments_BT), targets_BT, segments_BT, [], source, self.group)
+        signals = {name: torch.ones(rows) for name in self.signals}
+        return Batch(torch.zeros_like(segments_BT), targets_BT, segments_BT, [], source, self.group, signals)
 
 
 def _segments(rows: int, width: int, documents: int, filled: float) -> Tensor:

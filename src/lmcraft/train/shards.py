@@ -9,7 +9,8 @@
 4. The library of shares (DTensor, FSDP2) is imported only where a model is cut: it takes a second and some memory.
 5. Process r of n holds rows r·⌈rows/n⌉ to (r+1)·⌈rows/n⌉, which may be none.
 
-Proved by tests/parallel/test_same_result.py and tests/parallel/test_sharded_checkpoints.py.
+Proved by tests/parallel/test_same_result.py, tests/parallel/test_adapters.py and
+tests/parallel/test_sharded_checkpoints.py.
 """
 
 from __future__ import annotations

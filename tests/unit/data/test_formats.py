@@ -81,6 +81,16 @@ GOOD = [
     ("preference", {"prompt": "q", "chosen": "a", "rejected": "b"}, Pair((Q,), (A,), (B,))),
     (
         "preference",
+        {"prompt": "q", "chosen": "a", "rejected": "b", "margin": -0.5, "weight": 2},
+        Pair((Q,), (A,), (B,), margin=-0.5, weight=2.0),
+    ),
+    (
+        "preference",
+        {"prompt": "q", "chosen": "a", "rejected": "b", "margin": "1.5", "weight": ""},
+        Pair((Q,), (A,), (B,), margin=1.5),
+    ),
+    (
+        "preference",
         {"prompt": said(("user", "q")), "chosen": QA[1:], "rejected": said(("assistant", "b"))},
         Pair((Q,), (A,), (B,)),
     ),
@@ -159,6 +169,18 @@ def test_every_shape_is_tried():
 WRONG = [
     ({"text": 3}, "text must be a string, found a number"),
     ({"text": " \n"}, "text is empty"),
+    (
+        {"prompt": "q", "chosen": "a", "rejected": "b", "margin": "high"},
+        "margin must be a number, found 'high'",
+    ),
+    ({"prompt": "q", "chosen": "a", "rejected": "b", "margin": True}, "margin must be a number"),
+    ({"prompt": "q", "chosen": "a", "rejected": "b", "weight": [1]}, "weight must be a number, found a list"),
+    (
+        {"prompt": "q", "chosen": "a", "rejected": "b", "weight": "nan"},
+        "weight must be a number, found 'nan'",
+    ),
+    ({"prompt": "q", "chosen": "a", "rejected": "b", "weight": 0}, "weight must be above 0"),
+    ({"prompt": "q", "chosen": "a", "rejected": "b", "weight": 10**400}, "weight must be a number"),
     ({"messages": "hi"}, "messages must be a list of messages, found a string"),
     ({"messages": []}, "messages is empty"),
     ({"messages": ["hi"]}, "message 1 of messages must be an object, found a string"),

@@ -56,7 +56,7 @@ def test_made_lines_are_scored_by_their_tokens() -> None:
 ])  # fmt: skip
 def test_the_transformer_copies_and_reverses_and_needs_positions_to(task, positions, least, most) -> None:
     """If this failed, attention between source and target, or the positions, would not work."""
-    config = translation.Config(task=task, steps=4000, lines=150_000, test_lines=500)
+    config = translation.Config(task=task, steps=4000, lines=400_000, test_lines=1000, batch_size=128)
     made = translation.task_of(config)
     shape = translation.shapes(config, made)["transformer" if positions else "unplaced"]
     lm = translation.corpus.fresh(shape, 0, made.tokenizer)

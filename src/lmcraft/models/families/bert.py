@@ -148,6 +148,8 @@ def files(config: Any) -> dict[str, Any]:
 def expresses(config: Any) -> bool:
     """Whether a Config describes a BERT, with a head that its public classes have."""
     if isinstance(config, heads.Config):
+        if config.task == "score":
+            return False
         on_top = config.task != "classes" or (config.pooling == "cls" and config.pooler)
         enough = config.task == "embedding" or len(config.labels) > 1
         return on_top and enough and isinstance(config.body, encoder.Config) and _is_bert(config.body)

@@ -1,0 +1,49 @@
+"""A reward model: the score that the model of a run gives to prompt and answer, as they were sampled.
+
+The run is one of `lmcraft train reward`. Its tokenizer has to be the policy's, for it reads the policy's ids.
+
+Proved by tests/unit/rewards/test_run.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from ..core.errors import UserError
+from ..generate import scoring
+from ..generate.language_model import LanguageModel
+from ..text.tokenizer import Tokenizer
+from .reward import Answer, Reward, Weighted
+
+
+class Config(Weighted):
+    """Where the reward model is."""
+
+    kind: Literal["run"] = "run"
+    path: str = Field(..., description="a run of `lmcraft train reward`")
+
+
+def build(config: Config, tokenizer: Tokenizer) -> Reward:
+    """The reward.
+
+    Raises:
+        UserError: there is no such model, it gives no scores, or it reads other tokens than the policy writes.
+    """
+    lm = LanguageModel.load(config.path)
+    scoring.require(lm.model)
+    if lm.tokenizer.digest != tokenizer.digest:
+        raise UserError(
+            "the reward model has another tokenizer than the policy", where=config.path,
+            why="it would read other words than were written",
+            fix="train both from the same base",
+        )  # fmt: skip
+    longest = lm.model.max_length
+
+    def reward(answers: Sequence[Answer]) -> list[float]:
+        rows = [[*answer.prompt_ids, *answer.ids] for answer in answers]
+        return scoring.scores(lm.model, [row[-longest:] if longest else row for row in rows])
+
+    return reward

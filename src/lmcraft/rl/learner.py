@@ -1,0 +1,139 @@
+"""What stages have in common that learn from a reward: prompts, experience, and what they tell of each step.
+
+Legend: B rows, T positions, N trained positions.
+Proved by tests/unit/stages/test_ppo.py and tests/unit/stages/test_grpo.py.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..core.errors import UserError
+from ..data.batch import Batch
+from ..data.loader import Loader
+from ..data.tokens import Document
+from ..generate.language_model import LanguageModel
+from ..models.model import fingerprint
+from ..rewards import reward as rewards
+from ..text.chat import ChatTemplate
+from ..text.tokenizer import Tokenizer
+from ..train import loop
+from ..train.logprobs import token_logprobs
+from . import critic, prompts
+from .experience import Asked, Experience
+from .settings import Rewarded
+
+
+class Learner:
+    """A stage that answers prompts, is told what the answers are worth, and learns."""
+
+    facts: dict[str, Any] = {}
+    base_fingerprint = ""
+
+    def __init__(self, config: Rewarded) -> None:
+        self.config: Any = config
+        self.noted: dict[str, float] = {}
+        self._sums: Counter[str] = Counter()
+        self._model: nn.Module | None = None
+
+    def ready(self, model: nn.Module, records: Sequence, tokenizer: Tokenizer) -> nn.Module:
+        """The model as it is, if it writes.
+
+        Raises:
+            UserError: it does not, or no reward is given.
+        """
+        if not self.config.reward:
+            raise UserError(
+                "nothing says which answers are good", where="stage.reward", why="it is empty",
+                fix="for example stage.reward=vader, or stage.reward=runs/reward for a reward model",
+            )  # fmt: skip
+        if not model.generates:
+            raise UserError(
+                f"a model of kind {model.config.kind} writes no answers", why="it has no next token",
+                fix="choose a decoder, a recurrent network or an encoder-decoder",
+            )  # fmt: skip
+        self._model = model
+        if not next(model.parameters()).is_meta:
+            self.base_fingerprint = fingerprint(model.named_parameters())
+        return model
+
+    def documents(
+        self,
+        records: Sequence,
+        tokenizer: Tokenizer,
+        template: ChatTemplate | None,
+        width: int,
+        counts: Counter,
+    ) -> Iterator[Document]:
+        """The prompts."""
+        assert self._model is not None
+        rollout = self.config.rollout
+        room = width if self._model.reads_source else width - rollout.max_new_tokens
+        return prompts.documents(self._model, records, tokenizer, template, room, rollout.begin, counts)
+
+    def experience(
+        self, loader: Loader, lm: LanguageModel, records: Sequence, train: loop.Config
+    ) -> Experience:
+        """Takes the place of the loader of prompts."""
+        if getattr(lm.model, critic.NAME, None) is not None:
+            critic.refuse_adapted(lm.model)
+        _require_policy(lm.model)
+        asked = Asked(
+            {str(record.where): prompts.question(record) for record in records},
+            {str(record.where): getattr(record, "answer", None) for record in records},
+        )
+        return Experience(
+            self, loader, lm.model, lm.engine, rewards.together(self.config.reward, lm.tokenizer),
+            self.config.rollout, asked, train.batch_size, train.micro_batch_size, train.precision,
+        )  # fmt: skip
+
+    def read(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Log-probabilities of the targets at the temperature of sampling, [B, T]."""
+        reads = {} if batch.source is None else {"source": batch.source}
+        hidden_BTD = model(batch.tokens_BT, batch.segments_BT, **reads)
+        temperature = self.config.rollout.temperature
+        return {"logprobs": token_logprobs(model, hidden_BTD, batch.targets_BT, temperature)}
+
+    def after(self, facts: Mapping[str, float], episodes: int) -> None:
+        """Is told about a round."""
+
+    def note(self, new_N: Tensor, old_N: Tensor, policy_N: Tensor, value_N: Tensor | None = None) -> None:
+        """Adds up what a micro-batch showed."""
+        ratio_N = (new_N - old_N).exp()
+        self._sums["count"] += len(new_N)
+        self._sums["ratio"] += float(ratio_N.sum())
+        self._sums["approx_kl"] += float((new_N - old_N).square().sum()) / 2
+        self._sums["clip_fraction"] += float(((ratio_N - 1).abs() > self.config.clip).sum())
+        self._sums["policy_loss"] += float(policy_N.sum())
+        self._sums["entropy"] -= float(new_N.sum())
+        if value_N is not None:
+            self._sums["value_loss"] += float(value_N.sum())
+
+    def told(self) -> dict[str, float]:
+        """Means over the tokens of the step, and what was noted of its round; then everything is forgotten."""
+        count = self._sums.pop("count", 0)
+        means = {name: total / count for name, total in self._sums.items()} if count else {}
+        found, self.noted = {**means, **self.noted}, {}
+        self._sums.clear()
+        return found
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint has to keep."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a checkpoint."""
+
+
+def _require_policy(model: nn.Module) -> None:
+    """Raises a UserError if nothing but the critic would be trained."""
+    trained = (name for name, p in model.named_parameters() if p.requires_grad)
+    if all(name.partition(".")[0] == critic.NAME for name in trained):
+        raise UserError(
+            "nothing of the policy is trained", where="adapter", why="the base is frozen, and nothing stands beside it",
+            fix="add an adapter: adapter=qlora, or adapter=[quantize, lora]",
+        )  # fmt: skip

@@ -1,0 +1,41 @@
+"""How answers are drawn for reinforcement learning: how many, how long, how hot; shared by the stages that learn so.
+
+Proved by tests/unit/rl/test_experience.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from ..core.config import Strict
+from ..rewards.reward import entry
+
+
+class Rollout(Strict):
+    """One round of answers, on which the policy then trains."""
+
+    episodes: int | None = Field(None, gt=0, description="answers a round; default: train.batch_size")
+    epochs: int = Field(4, gt=0, description="how often each round of answers is trained on")
+    max_new_tokens: int = Field(48, gt=0, description="an answer is cut off there")
+    temperature: float = Field(1.0, gt=0, le=100)
+    begin: int = Field(8, gt=0, description="tokens of a text that are given as a prompt")
+    missing_eos: float | None = Field(
+        -1.0, description="the score of an answer that does not end by itself; null: its reward"
+    )
+    rows: int = Field(64, gt=0, description="answers that are written at the same time")
+
+
+class Rewarded(Strict):
+    """What every stage has that learns from a reward."""
+
+    reward: tuple[Any, ...] = Field(
+        (), description="vader, length, …, a reward model's run, or a list of them"
+    )
+    rollout: Rollout = Rollout()
+
+    @field_validator("reward", mode="before")
+    @classmethod
+    def _entries(cls, value: Any) -> Any:
+        return tuple(entry(one) for one in (value if isinstance(value, (list, tuple)) else [value]))
