@@ -300,7 +300,7 @@ def status(
     db: Db = None,
     as_json: s.AsJson = False,
 ) -> None:
-    """How far a project has come, and who has rated how much."""
+    """How far a project has come, who has rated how much, and which items were flagged."""
     with _store(db) as store:
         names = [project] if project is not None else store.projects()
         found = [store.project(name).progress() for name in names]
