@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 from ..core.errors import UserError
 from ..core.find import suggestion
-from ..rewards.vader import compound
 from .opening import require
 from .simulated import Reward
 
@@ -50,6 +49,8 @@ def rule(written: str) -> Rule:
 
 def _upbeat() -> Reward:
     require("vaderSentiment")
+    from ..rewards.vader import compound
+
     return compound
 
 
