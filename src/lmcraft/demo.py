@@ -22,9 +22,9 @@ from typing import Any
 import torch
 
 from . import api, recipe
-from .core.device import keep_freed_memory
 from .core.disk import write_json
 from .core.errors import UserError
+from .core.heap import keep_freed_memory
 from .core.log import say
 from .core.run import Run
 from .data.batch import Batch

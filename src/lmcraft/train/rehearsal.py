@@ -5,7 +5,8 @@ twice and whatever can be trained can be planned. Only batches are made up, from
 
 1. Two steps: in the first the optimizer makes its state, in the second it has it, and from then on nothing grows.
 2. More than two micro-batches a step are like two: the first has no gradients to add to, the others have.
-3. All blocks of a stack hold the same, so of a deep model two and three blocks are rehearsed and the rest extrapolated.
+3. Blocks that are alike hold the same, so of many such blocks two and three are rehearsed and the rest extrapolated.
+   Blocks that differ (the last ones are trained, the others frozen) are all rehearsed beside them.
 
 Legend: B rows, T positions, S source positions.
 Proved by tests/unit/train/test_rehearsal.py and benchmarks/plan_grid.py.
@@ -23,7 +24,7 @@ from ..data.batch import IGNORE, Batch
 from ..layers.source import Source
 from ..models.model import count_parameters
 from . import loop
-from .ledger import OPTIMIZER, PARAMETERS, UPDATE, Ledger
+from .ledger import OPTIMIZER, PARAMETERS, UPDATE, Ledger, held_by
 from .shards import BLOCKS
 from .weightless import Weightless
 
@@ -124,8 +125,9 @@ def rehearse(stage: Any, model: nn.Module, shape: Rows, config: loop.Config) -> 
         model: with or without memory; it is copied.
         config: complete: lr and precision are set.
     """
-    layers = max((len(stack) for stack in _stacks(model)), default=0)
-    if layers <= FEW[1]:
+    counts = {len(_alike(stack)) for stack in _stacks(model)}
+    layers = max(counts, default=0)
+    if layers <= FEW[1] or len(counts) > 1:
         found, operations = _counted(stage, model, shape, config, None)
     else:
         (low, low_operations), (high, high_operations) = (
@@ -159,7 +161,7 @@ def _counted(
     """Bytes at the fullest moment of each phase, and operations of a step.
 
     Args:
-        layers: with so many blocks of each stack only.
+        layers: with so many of the blocks that are alike only.
     """
     micro = min(config.micro_batch_size or config.batch_size, config.batch_size)
     rows = min(config.batch_size, MICRO_BATCHES * micro)
@@ -170,7 +172,8 @@ def _counted(
     mode = Weightless(ledger)
     model = mode.copy(model)
     for stack in _stacks(model) if layers is not None else []:
-        del stack[layers:]
+        for number in reversed(_alike(stack)[layers:]):
+            del stack[number]
     with mode, ledger.watching(model):
         for _ in loop.train(stage, model, _Batches(shape, rows), short, None, lambda _: None):
             pass
@@ -181,6 +184,16 @@ def _counted(
     done = mode.operations
     read = (done.total() - done[UPDATE]) * config.batch_size / rows
     return parts, (read + done[UPDATE]) / STEPS
+
+
+def _alike(stack: nn.ModuleList) -> list[int]:
+    """The places of the largest group of blocks that hold the same, trained or frozen alike."""
+    groups: dict[tuple, list[int]] = {}
+    for number, block in enumerate(stack):
+        kinds = tuple(type(part) for part in block.modules())
+        tensors = tuple((tensor.shape, tensor.dtype, tensor.requires_grad) for tensor in held_by(block))
+        groups.setdefault((kinds, tensors), []).append(number)
+    return max(groups.values(), key=len)
 
 
 def _stacks(model: nn.Module) -> list[nn.ModuleList]:
