@@ -99,6 +99,7 @@ class Rehearsal:
         parameters: numbers of the model; `trained`: those with a gradient.
         operations: floating-point operations of a whole optimizer step.
         on_disk: bytes that lie in files instead.
+        scattered: bytes of a CPU's heap that lie between tensors at its largest extent.
     """
 
     parts: dict[str, float]
@@ -106,16 +107,12 @@ class Rehearsal:
     trained: int
     operations: float
     on_disk: float = 0.0
+    scattered: float = 0.0
 
     @property
     def live(self) -> float:
         """Bytes in all."""
         return sum(self.parts.values())
-
-    @property
-    def kept(self) -> float:
-        """Bytes that lie still from the first step to the last."""
-        return sum(self.parts.get(part, 0.0) for part in (PARAMETERS, OPTIMIZER))
 
 
 def rehearse(stage: Any, model: nn.Module, shape: Rows, config: loop.Config) -> Rehearsal:
@@ -128,14 +125,16 @@ def rehearse(stage: Any, model: nn.Module, shape: Rows, config: loop.Config) -> 
     counts = {len(_alike(stack)) for stack in _stacks(model)}
     layers = max(counts, default=0)
     if layers <= FEW[1] or len(counts) > 1:
-        found, operations = _counted(stage, model, shape, config, None)
+        found, operations, extent = _counted(stage, model, shape, config, None)
     else:
-        (low, low_operations), (high, high_operations) = (
+        (low, low_operations, low_extent), (high, high_operations, high_extent) = (
             _counted(stage, model, shape, config, few) for few in FEW
         )
         more = (layers - FEW[0]) / (FEW[1] - FEW[0])
         found = {phase: _extrapolated(low[phase], high[phase], more) for phase in low}
         operations = low_operations * (1 - more) + high_operations * more
+        extent = low_extent * (1 - more) + high_extent * more
+    scattered = extent - max(sum(parts.values()) for parts in found.values())
     parts = max(
         (_offloaded(parts, model, config) for parts in found.values()), key=lambda parts: sum(parts.values())
     )
@@ -146,6 +145,7 @@ def rehearse(stage: Any, model: nn.Module, shape: Rows, config: loop.Config) -> 
         sum(p.numel() for p in model.parameters() if p.requires_grad),
         operations,
         on_disk,
+        max(0.0, scattered),
     )
 
 
@@ -157,8 +157,8 @@ def _extrapolated(low: dict[str, float], high: dict[str, float], more: float) ->
 
 def _counted(
     stage: Any, model: nn.Module, shape: Rows, config: loop.Config, layers: int | None
-) -> tuple[dict[str, dict[str, float]], float]:
-    """Bytes at the fullest moment of each phase, and operations of a step.
+) -> tuple[dict[str, dict[str, float]], float, int]:
+    """Bytes at the fullest moment of each phase, operations of a step, and how far a heap would grow.
 
     Args:
         layers: with so many of the blocks that are alike only.
@@ -183,7 +183,7 @@ def _counted(
     }
     done = mode.operations
     read = (done.total() - done[UPDATE]) * config.batch_size / rows
-    return parts, (read + done[UPDATE]) / STEPS
+    return parts, (read + done[UPDATE]) / STEPS, ledger.heap.extent
 
 
 def _alike(stack: nn.ModuleList) -> list[int]:
