@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from . import api, recipe
-from .core.device import keep_freed_memory
 from .core.disk import write_json, write_text
 from .core.errors import UserError
+from .core.heap import keep_freed_memory
 from .core.log import say
 from .core.run import Run, to_json
 from .data.batch import Batch

@@ -58,9 +58,7 @@ def test_the_score_is_at_the_last_token():
 
 def test_rewards_by_hand(world, tmp_path):
     """The penalty stands at each token, the score at the last, nothing in the padding, and each counts once."""
-    stage, _, _ = make(
-        world, tmp_path, kl={"coef": 0.5}, decay=1.0, discount=1.0, whiten_advantages=False
-    )
+    stage, _, _ = make(world, tmp_path, kl={"coef": 0.5}, decay=1.0, discount=1.0, whiten_advantages=False)
     rows = episodes.batch(episodes.Prompts([[5, 1]] * 2, None, ["a"] * 2), [said([4, EOS]), said([EOS])])
     signals = {
         "logprobs": torch.tensor([[9.0, -1, -2, 9], [9, -3, 9, 9]]),
@@ -172,7 +170,9 @@ def test_sampling_and_logprobs_have_the_same_temperature(world, tmp_path, temper
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_noted_logprobs_are_those_that_are_read(world, tmp_path, temperature):
     """With one step a round they are not computed again; a failure would mean that another number stands for them."""
-    config = grpo.Config(reward="length", group=4, rollout=ROLLOUT | {"epochs": 1, "temperature": temperature})
+    config = grpo.Config(
+        reward="length", group=4, rollout=ROLLOUT | {"epochs": 1, "temperature": temperature}
+    )
     stage = grpo.GRPO(config)
     policy = stage.ready(world.policy(), [], None)
     rows = world.experience(stage, policy, tmp_path, 32).next()
