@@ -199,7 +199,7 @@ class Tokenizer:
         return hashlib.sha256(content.encode()).hexdigest()
 
     def same_ids(self, other: Tokenizer) -> bool:
-        """Whether both give every text the same ids, whatever roles they give to special tokens."""
+        """Whether both give every text the same ids, whatever roles special tokens have."""
         return self._settings == other._settings
 
     @property
@@ -316,8 +316,6 @@ class Tokenizer:
                 characters += len(text)
                 words += len(text.split())
         return Compression(size, characters, words, tokens)
-
-    # -- inside ------------------------------------------------------------------------------------------------------
 
     @functools.cached_property
     def _any_special(self) -> re.Pattern[str]:

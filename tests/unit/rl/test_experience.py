@@ -104,7 +104,7 @@ def test_how_many_are_written_at_once_changes_nothing(world, tmp_path, rows):
 
 
 def test_every_epoch_has_an_order_of_its_own(world, tmp_path):
-    """A failure would mean that the same answers meet in a batch every time (checklist 11), or that some are left out."""
+    """A failure would mean that the same answers meet in every epoch (checklist 11), or that some are left out."""
     _, _, loader = make(world, tmp_path, rollout={"epochs": 3})
     orders = []
     for _ in range(2):  # rounds
