@@ -65,7 +65,7 @@ def of_recipe(asked: Recipe, ranks: int = 1) -> Planned:
         "lr": asked.train.lr or module.LR, "precision": choose(asked.train.precision, device()),
     })  # fmt: skip
     model = _model(asked, stage, module, reads_halves(config.precision, config.offload, config.parallel))
-    width = asked.data.context or min(model.config.context, 1 << 16)
+    width = asked.data.context or min(model.config.context, 1 << 16, model.max_length or 1 << 16)
     if model.max_length is not None and width > model.max_length:
         raise UserError(f"data.context is {width}, the model reads at most {model.max_length} tokens",
                         fix=f"leave data.context out, or at most {model.max_length}")  # fmt: skip

@@ -48,12 +48,12 @@ def asked(prompt: int) -> list[int]:
     return [EOS, prompt]
 
 
-def every_answer() -> list[tuple[int, ...]]:
-    """The 156 answers that end and the 625 that are cut off."""
+def every_answer(longest: int = LONGEST) -> list[tuple[int, ...]]:
+    """Those that end and those that are cut off: 156 and 625 where the longest has four tokens."""
     ended = [
-        (*letters, EOS) for n in range(LONGEST) for letters in itertools.product(range(LETTERS), repeat=n)
+        (*letters, EOS) for n in range(longest) for letters in itertools.product(range(LETTERS), repeat=n)
     ]
-    return ended + list(itertools.product(range(LETTERS), repeat=LONGEST))
+    return ended + list(itertools.product(range(LETTERS), repeat=longest))
 
 
 def reward(prompt: int, answer: tuple[int, ...]) -> float:
@@ -65,17 +65,21 @@ def reward(prompt: int, answer: tuple[int, ...]) -> float:
 
 
 class World:
-    """Everything about a policy that can be added up."""
+    """Everything about a policy that can be added up.
 
-    def __init__(self, seed: int = 0) -> None:
+    Args:
+        longest: tokens of an answer; with two the world has 124 rows, and what needs no training takes no time.
+    """
+
+    def __init__(self, seed: int = 0, longest: int = LONGEST) -> None:
         torch.manual_seed(seed)
+        self.answers = every_answer(longest)
         config = decoder.Config(layers=2, width=32, heads=2, context=8, vocab=VOCABULARY, tied=False)
         self.reference = models.build(config).eval()
         with torch.no_grad():  # logits of the size of one: a reference with a clear structure
             rows = self.rows()
             logits_BTV = self.reference.head(self.reference(rows.tokens_BT, rows.segments_BT))
             self.reference.output.weight /= logits_BTV.std()
-        self.answers = every_answer()
         self.rewards_XY = torch.tensor(
             [[reward(x, y) for y in self.answers] for x in range(PROMPTS)], dtype=torch.float64
         )
@@ -86,7 +90,7 @@ class World:
 
     def rows(self) -> Batch:
         """Every prompt with every answer, as rows: [X·Y]."""
-        answers = every_answer()
+        answers = self.answers
         places = [x for x in range(PROMPTS) for _ in answers]
         prompts = episodes.Prompts([asked(x) for x in places], None, [f"world:{x}" for x in places])
         said = [
@@ -168,7 +172,8 @@ class World:
         loader = self.experience(stage, policy, folder, batch_size, seed)
         settings = loop.Config(
             steps=steps, lr=lr, batch_size=batch_size, precision="fp32",
-            optim=optim.Config(kind="adamw", schedule="linear", warmup=0.0, weight_decay=0.0, eps=1e-5),
+            optim=optim.Config(kind="adamw", schedule="linear", warmup=0.0, weight_decay=0.0, eps=1e-5,
+                                betas=(0.9, 0.999)),
         )  # fmt: skip
         for _ in loop.train(stage, policy, loader, settings, None, lambda _: None):
             pass

@@ -14,6 +14,7 @@ import typer
 
 from ..core.errors import UserError
 from . import feedback_files as files
+from . import feedback_round
 from . import feedback_views as views
 from . import settings as s
 from .output import emit
@@ -306,6 +307,9 @@ def status(
         found = [store.project(name).progress() for name in names]
         result = {"database": store.database.name, "projects": found}
     emit(result, as_json, lambda: views.status(result))
+
+
+app.command("round")(feedback_round.round_)
 
 
 def _store(db: str | None) -> Store:

@@ -2,17 +2,18 @@
 
     POST {"answers": [{"prompt": "…", "answer": "…", "stopped": true}, …]}   →   {"scores": [0.3, …]}
 
-1. Nothing is sent anywhere unless this reward is asked for, and then only to the URL that is named.
-2. A call that fails is tried again TRIES times; then training stops with everything saved.
+1. Nothing is sent anywhere unless this reward is asked for, and then only to the URL that is named: an answer that
+   points elsewhere is not followed.
+2. A call is tried TRIES times; then training stops with everything saved.
 
 Proved by tests/unit/rewards/test_remote.py.
 """
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -46,8 +47,9 @@ def _judged(config: Config, answers: Sequence[Answer]) -> list[float]:
     for attempt in range(TRIES):
         try:
             return _scores(_post(config, {"answers": sent}), len(answers))
-        except (urllib.error.URLError, TimeoutError, ConnectionError, ValueError) as error:
+        except (OSError, http.client.HTTPException, ValueError, OverflowError, RecursionError) as error:
             failure = error
+        if attempt < TRIES - 1:
             time.sleep(PAUSE_S * attempt)
     raise UserError(
         "the judge gives no scores", where=config.url, why=str(failure),
@@ -59,12 +61,21 @@ def _post(config: Config, content: dict[str, Any]) -> Any:
     request = urllib.request.Request(
         config.url, json.dumps(content).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=config.timeout_s) as response:
+    with urllib.request.build_opener(_Stays).open(request, timeout=config.timeout_s) as response:
         return json.loads(response.read(LARGEST_BYTES))
+
+
+class _Stays(urllib.request.HTTPRedirectHandler):
+    """Goes nowhere but to the URL that it was given."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """None: a redirection is an error."""
 
 
 def _scores(found: Any, count: int) -> list[float]:
     scores = found.get("scores") if isinstance(found, dict) else None
     if not isinstance(scores, list) or len(scores) != count:
         raise ValueError(f"expected {{'scores': [{count} numbers]}}")
+    if not all(isinstance(score, (int, float)) for score in scores):
+        raise ValueError("a score is no number")
     return [float(score) for score in scores]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..core.errors import UserError
@@ -39,10 +40,10 @@ class Critic(nn.Module):
         """
         if self.body is not None:
             hidden_BTD = self.body(tokens_BT, segments_BT, **reads)
-        wide = hidden_BTD.float() if hidden_BTD.element_size() < 4 else hidden_BTD
-        return nn.functional.linear(wide, self.value.weight.to(wide.dtype), self.value.bias.to(wide.dtype))[
-            ..., 0
-        ]
+        wide_BTD = hidden_BTD.float() if hidden_BTD.element_size() < 4 else hidden_BTD
+        weight, bias = self.value.weight.to(wide_BTD.dtype), self.value.bias.to(wide_BTD.dtype)
+        with torch.autocast(wide_BTD.device.type, enabled=False):  # advantages are differences of values
+            return nn.functional.linear(wide_BTD, weight, bias)[..., 0]
 
 
 def put_on(model: nn.Module, separate: bool) -> nn.Module:

@@ -6,7 +6,8 @@ batches of `train.batch_size`, each in an order of its own. Then the next round,
 1. Answers are drawn with the policy's own temperature, and nothing else cuts the distribution; the same temperature
    divides the logits wherever a log-probability is computed.
 2. Log-probabilities at the time of sampling are computed again before training, in the batches of the first epoch: so
-   the first ratio is exactly 1. Where a round is one batch and one epoch, those noted while sampling are as good.
+   the first ratio is exactly 1. Where a round is one batch and one epoch and there is no critic, those noted while
+   sampling are as good.
 3. An answer that does not end by itself has the score `missing_eos` (Huang et al., arXiv 2403.17031, detail 8).
 4. The random numbers of an answer depend on the seed, the round and its place alone; so do the orders. The answers of
    the round at hand are part of a checkpoint: training that was killed ends with the same bits.
@@ -184,7 +185,8 @@ class Experience:
     @torch.no_grad()
     def _read(self, rows: Batch, round_: int, answers: list[Completion]) -> dict[str, Tensor]:
         """Log-probabilities of policy and reference, and values, as they are at this moment."""
-        if self.updates_a_round == 1 and self.rollout.temperature == 1:
+        values = hasattr(self.policy, critic.NAME)  # they are not noted while sampling
+        if self.updates_a_round == 1 and self.rollout.temperature == 1 and not values:
             found = {"logprobs": _sampled(rows, answers)}
         else:
             found = self._each(rows, round_, self.policy)
