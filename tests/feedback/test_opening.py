@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -30,3 +31,25 @@ def test_only_the_store_needs_its_libraries(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", source], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_commands_work_on_either_database(
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """If this failed, raters on several machines could not share one project from the command line."""
+    from lmcraft.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LMCRAFT_FEEDBACK_DB", url)
+    Path("a.jsonl").write_text('{"prompt": "?", "answers": ["1 \\u0000", "no"]}\n')
+    verbs = (
+        "new p",
+        "add p a.jsonl",
+        "simulate p --rater regex:1",
+        "export p r.jsonl --to ratings",
+        "import p r.jsonl",
+    )
+    for words in (*verbs, "agreement p --who all", "status p"):
+        capsys.readouterr()
+        assert main.run(["feedback", *words.split(), "--json"]) == 0, capsys.readouterr().out
+    assert json.loads(capsys.readouterr().out)["projects"][0]["rated_items"] == 1

@@ -242,6 +242,33 @@ def test_a_table_reaches_the_best_policy(world, table):
     )  # β·log(π/ref) is r, up to a constant
 
 
+@pytest.mark.long
+def test_a_decoder_comes_near_the_best_policy(world):
+    """A failure would mean that the loss is right and our own model cannot follow it.
+
+    1500 steps of 128 pairs end at 0.034 nats; the distance still falls with more steps, so this is no optimum.
+    """
+    torch.manual_seed(0)
+    model = models.build(decoder.Config(vocab=6, layers=2, width=32, heads=4, context=8, tied=False))
+    with torch.no_grad():
+        model.output.weight.mul_(2.0)
+    stage = dpo.build(dpo.Config(beta=1.0))
+    policy = stage.ready(model, PAIRS, None)
+    best = world.best(policy, 1.0)
+    draw = torch.Generator().manual_seed(1)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=4e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 1500)
+    for _ in range(1500):
+        prompt = torch.randint(4, (128,), generator=draw) * 781
+        left, right = (prompt + torch.randint(781, (128,), generator=draw) for _ in range(2))
+        batch = world.batch(torch.cat((left, right)), torch.cat((right, left)))
+        optimizer.zero_grad()
+        (stage.loss(policy, batch) / batch.count).backward()
+        optimizer.step()
+        schedule.step()
+    assert world.distance(policy, best) < 0.04
+
+
 def test_what_cannot_be_trained_is_refused(tokenizer):
     """A failure would mean a traceback, or a model trained on what it cannot learn from."""
     for kind, words in ((encdec, "reads a source"), (encoder, "sees the words")):
