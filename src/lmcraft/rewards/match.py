@@ -41,6 +41,6 @@ def same(said: str, expected: str) -> bool:
     """Whether two answers mean the same."""
     said, expected = said.strip().lower(), expected.strip().lower()
     try:
-        return float(said) == float(expected)
+        return said == expected or float(said) == float(expected)
     except ValueError:
-        return said == expected
+        return False

@@ -14,6 +14,7 @@ from __future__ import annotations
 import http.client
 import json
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -48,11 +49,13 @@ def _judged(config: Config, answers: Sequence[Answer]) -> list[float]:
         try:
             return _scores(_post(config, {"answers": sent}), len(answers))
         except (OSError, http.client.HTTPException, ValueError, OverflowError, RecursionError) as error:
-            failure = error
+            failure = str(error)
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()  # it holds the connection
         if attempt < TRIES - 1:
             time.sleep(PAUSE_S * attempt)
     raise UserError(
-        "the judge gives no scores", where=config.url, why=str(failure),
+        "the judge gives no scores", where=config.url, why=failure,
         fix="see that it runs and returns one number for each answer; the same command goes on",
     )  # fmt: skip
 

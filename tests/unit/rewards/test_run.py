@@ -1,0 +1,91 @@
+"""A reward model as the reward: it reads the ids that were sampled, up to the last of them, whoever is beside it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lmcraft.core.errors import UserError
+from lmcraft.generate import scoring
+from lmcraft.models import decoder, heads, weights
+from lmcraft.models import model as models
+from lmcraft.rewards import reward, run
+from lmcraft.rewards.reward import Answer
+from lmcraft.text.tokenizer import Tokenizer
+
+CONTEXT = 12
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    torch.set_num_threads(1)
+    return Tokenizer.train(["what is it? it is good"], 300)
+
+
+@pytest.fixture(scope="module")
+def judge(tokenizer, tmp_path_factory):
+    """A reward model in a folder, and that model."""
+    torch.manual_seed(0)
+    base = models.build(decoder.Config(vocab=tokenizer.size, layers=1, width=16, heads=2, context=CONTEXT))
+    model = heads.around(base, task="score", pooling="last", dropout=0.5)
+    scoring.normalise(model, [[5, 6], [7, 8, 9], [10]])
+    folder = tmp_path_factory.mktemp("judge")
+    weights.save(model, folder)
+    tokenizer.save(folder)
+    return folder, model
+
+
+ANSWERS = [Answer([5, 1], [9, 2], "a"), Answer([5, 1], [9], "a"), Answer([3], [8, 8, 4, 7, 2, 6, 1], "b")]
+
+
+def test_it_scores_what_was_sampled(judge, tokenizer):
+    """A failure would mean that a reward is that of padding, of the prompt alone, or of other words (traps 34, 35)."""
+    folder, model = judge
+    found = run.build(run.Config(path=str(folder)), tokenizer)(ANSWERS)
+    model.eval()
+    for answer, score in zip(ANSWERS, found, strict=True):
+        ids = torch.tensor([[*answer.prompt_ids, *answer.ids]])
+        with torch.no_grad():
+            last = model.output(model.body(ids)[0, -1]).item()
+        assert score == pytest.approx(last * model.config.gain + model.config.bias, abs=1e-5)
+
+
+def test_twice_is_the_same(judge, tokenizer):
+    """A failure would mean that dropout judges too (trap 41)."""
+    given = run.build(run.Config(path=str(judge[0])), tokenizer)
+    assert given(ANSWERS) == given(ANSWERS)
+    assert given(ANSWERS[::-1]) == pytest.approx(given(ANSWERS)[::-1], abs=1e-6)
+
+
+def test_of_what_is_too_long_the_end_is_read(judge, tokenizer):
+    """A failure would mean that a long prompt hides the answer, or stops training."""
+    given = run.build(run.Config(path=str(judge[0])), tokenizer)
+    long = Answer([7] * 3 * CONTEXT, [4, 2], "")
+    kept = ([7] * 3 * CONTEXT)[-CONTEXT + 2 :] if judge[1].max_length == CONTEXT else long.prompt_ids
+    assert given([long]) == pytest.approx(given([Answer(kept, [4, 2], "")]), abs=1e-6)
+
+
+def test_its_weight_is_applied_once(judge, tokenizer):
+    """A failure would mean that a reward model counts for more, or less, than was asked."""
+    plain, double = (
+        reward.together([run.Config(path=str(judge[0]), weight=weight)], tokenizer) for weight in (1.0, 2.0)
+    )
+    assert double(ANSWERS) == pytest.approx([2 * score for score in plain(ANSWERS)], abs=1e-6)
+
+
+def test_another_tokenizer_is_refused(judge):
+    """A failure would mean that other words are judged than were written (checklist 18)."""
+    other = Tokenizer.train(["nothing of the kind, or of that"], 290)
+    with pytest.raises(UserError, match="another tokenizer"):
+        run.build(run.Config(path=str(judge[0])), other)
+
+
+def test_a_model_without_scores_is_refused(tokenizer, tmp_path):
+    """A failure would mean that the logit of some word is the reward."""
+    base = models.build(decoder.Config(vocab=tokenizer.size, layers=1, width=16, heads=2, context=CONTEXT))
+    weights.save(base, tmp_path)
+    tokenizer.save(tmp_path)
+    with pytest.raises(UserError, match="does not score"):
+        run.build(run.Config(path=str(tmp_path)), tokenizer)
+    with pytest.raises(UserError):
+        run.build(run.Config(path=str(tmp_path / "nowhere")), tokenizer)
