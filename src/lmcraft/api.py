@@ -240,6 +240,7 @@ def _train(run: Run, work: Work, ranks: Ranks, empty: int | None) -> Iterator[St
             seconds = before + time.perf_counter() - started
             if last is not None:
                 run.set_status("interrupted", step=last.number, seconds=seconds)
+        predicted = _predicted(work, ranks)
         trained = ranks.whole(work.model) or work.model
         if hasattr(work.stage, "finished"):
             trained = work.stage.finished(trained, work.loader)

@@ -47,6 +47,7 @@ class Rows:
         one_target: the only target is at the first position of each row (a label of the whole row).
         group: rows whose loss depends on one another.
         signals: names of the numbers that each row has beside its tokens.
+        token_signals: names of those that each position has.
     """
 
     width: int
@@ -57,6 +58,7 @@ class Rows:
     one_target: bool = False
     group: int = 1
     signals: tuple[str, ...] = ()
+    token_signals: tuple[str, ...] = ()
 
     def batch(self, rows: int) -> Batch:
         """Such a batch; the tokens are all 0."""
@@ -71,6 +73,7 @@ class Rows:
             segments_BS = _segments(rows, self.source, self.documents, self.filled)
             source = Source(torch.zeros_like(segments_BS), segments_BS)
         signals = {name: torch.ones(rows) for name in self.signals}
+        signals |= {name: torch.ones(rows, self.width) for name in self.token_signals}
         return Batch(torch.zeros_like(segments_BT), targets_BT, segments_BT, [], source, self.group, signals)
 
 

@@ -1,4 +1,4 @@
-"""What is said of a round: the win rate, whether chance explains a difference, and when the proxy is believed too much."""
+"""What is said of a round: the win rate, whether chance explains a difference, when the proxy is believed too much."""
 
 from __future__ import annotations
 
