@@ -240,8 +240,8 @@ def _train(run: Run, work: Work, ranks: Ranks, empty: int | None) -> Iterator[St
             seconds = before + time.perf_counter() - started
             if last is not None:
                 run.set_status("interrupted", step=last.number, seconds=seconds)
-        predicted = _predicted(work, ranks)
         trained = ranks.whole(work.model) or work.model
+        predicted = _predicted(work, trained, ranks)
         if hasattr(work.stage, "finished"):
             trained = work.stage.finished(trained, work.loader)
         lm = LanguageModel(trained, work.tokenizer, work.template)
@@ -255,9 +255,7 @@ def _train(run: Run, work: Work, ranks: Ranks, empty: int | None) -> Iterator[St
         **({"processes": ranks.world, "parallel": ranks.kind} if ranks.together else {}),
         "trained_parameters": sum(p.numel() for p in lm.model.parameters() if p.requires_grad),
     }
-    run.set_status(
-        "done", step=config.steps, predicted_memory_bytes=_predicted(work, lm.model, ranks), **facts
-    )
+    run.set_status("done", step=config.steps, predicted_memory_bytes=predicted, **facts)
     page.write(run)
 
 
