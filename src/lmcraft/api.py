@@ -241,7 +241,7 @@ def _train(run: Run, work: Work, ranks: Ranks, empty: int | None) -> Iterator[St
             if last is not None:
                 run.set_status("interrupted", step=last.number, seconds=seconds)
         trained = ranks.whole(work.model) or work.model
-        predicted = _predicted(work, trained, ranks)
+        peak, predicted = peak_memory_bytes(), _predicted(work, trained, ranks)
         if hasattr(work.stage, "finished"):
             trained = work.stage.finished(trained, work.loader)
         lm = LanguageModel(trained, work.tokenizer, work.template)
@@ -249,7 +249,7 @@ def _train(run: Run, work: Work, ranks: Ranks, empty: int | None) -> Iterator[St
         _sample(run, lm, work, step=config.steps or 0)
     facts = {
         "seconds": seconds,
-        "peak_memory_bytes": peak_memory_bytes(),
+        "peak_memory_bytes": peak,
         "memory_before_bytes": empty,
         "parameters": models.count_parameters(lm.model),
         **({"processes": ranks.world, "parallel": ranks.kind} if ranks.together else {}),
