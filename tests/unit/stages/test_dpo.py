@@ -244,10 +244,7 @@ def test_a_table_reaches_the_best_policy(world, table):
 
 @pytest.mark.long
 def test_a_decoder_comes_near_the_best_policy(world):
-    """A failure would mean that the loss is right and our own model cannot follow it.
-
-    1500 steps of 128 pairs end at 0.034 nats; the distance still falls with more steps, so this is no optimum.
-    """
+    """A failure would mean that the loss is right and our own model cannot follow it."""
     torch.manual_seed(0)
     model = models.build(decoder.Config(vocab=6, layers=2, width=32, heads=4, context=8, tied=False))
     with torch.no_grad():
@@ -266,7 +263,7 @@ def test_a_decoder_comes_near_the_best_policy(world):
         (stage.loss(policy, batch) / batch.count).backward()
         optimizer.step()
         schedule.step()
-    assert world.distance(policy, best) < 0.04
+    assert world.distance(policy, best) < 0.02
 
 
 def test_what_cannot_be_trained_is_refused(tokenizer):
