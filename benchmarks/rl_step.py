@@ -1,7 +1,7 @@
 """Group-relative policy optimization of SmolLM2-135M with LoRA: lmcraft against TRL's GRPOTrainer, episodes per second.
 
-The same base, prompts, rank, modules, group, longest answer, temperature, reward (the length of the answer in characters)
-and precision (float32); no reference on either side (β = 0). Both are processes of their own and take turns; the first
+The same base, prompts, rank, modules, group, longest answer, temperature, reward (by the answer's length) and precision
+(float32); no reference on either side (β = 0). Both are processes of their own and take turns; the first
 step of each is left out.
 
     lmcraft pull smollm2 && python benchmarks/rl_step.py instructions.jsonl [--rounds 2] [--steps 4]
@@ -148,8 +148,8 @@ def main() -> None:
     ]  # fmt: skip
     append(
         "A step of GRPO", ["side", "episodes/s", "× TRL", "spread", "tokens an answer", "peak GB"], rows,
-        f"SmolLM2-135M, LoRA of rank {RANK}, float32; {EPISODES} answers a step in groups of {GROUP}, at most {NEW} tokens "
-        f"each; {asked.steps - 1} steps counted, {asked.rounds} rounds.",
+        f"SmolLM2-135M, LoRA of rank {RANK}, float32; {EPISODES} answers a step in groups of {GROUP}, at most {NEW} "
+        f"tokens each; {asked.steps - 1} steps counted, {asked.rounds} rounds.",
     )  # fmt: skip
 
 

@@ -73,7 +73,7 @@ ANSWERS = 128
 LONGEST_ANSWER = 96
 TALKING = Sampling(temperature=0.7, top_p=0.95, max_new_tokens=LONGEST_ANSWER, seed=SEED)
 SPEAKERS = {"pretrain": "base", "sft": "chat", "ppo": "ppo"}
-FEEDBACK_LIBRARIES = ("sqlalchemy", "alembic", "krippendorff", "vaderSentiment")
+FEEDBACK_LIBRARIES = ("sqlalchemy", "alembic", "vaderSentiment")
 GREETINGS = (
     "Hello! How are you today?", "What do you like to do on the weekend?", "I have a dog. Do you have any pets?"
 )  # fmt: skip

@@ -39,7 +39,6 @@ KNOWN_TO = {
     "sqlalchemy": ("feedback.database", "feedback.tables", "feedback.store", "feedback.ratinglog", "feedback.itemtable",
                    "feedback.queue", "feedback.migrations"),
     "alembic": ("feedback.database", "feedback.migrations"),
-    "krippendorff": ("feedback.agreement",),
     "vaderSentiment": ("rewards.vader",),
     "psycopg": (),
 }  # fmt: skip

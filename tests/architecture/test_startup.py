@@ -20,7 +20,6 @@ HEAVY = (
     "sqlalchemy",
     "alembic",
     "sklearn",
-    "krippendorff",
 )
 REPORT = f"import sys; print([name for name in {HEAVY} if name in sys.modules])"
 

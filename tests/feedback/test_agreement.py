@@ -37,6 +37,18 @@ def test_krippendorffs_own_table(level: str, expected: float) -> None:
     assert alpha(canonical(), level) == pytest.approx(expected, abs=5e-4)
 
 
+@pytest.mark.parametrize("level", ["nominal", "ordinal", "interval"])
+def test_alpha_with_gaps_is_that_of_its_library(level: str) -> None:
+    """If this failed, missing ratings would be counted as something."""
+    library, numpy = pytest.importorskip("krippendorff"), pytest.importorskip("numpy")
+    draw = random.Random(2)
+    for _ in range(30):
+        table = [[draw.choice([None, 1, 2, 4, 7]) for _ in range(9)] for _ in range(4)]
+        units = [{str(r): row[u] for r, row in enumerate(table) if row[u] is not None} for u in range(9)]
+        data = numpy.array(table, dtype=float)
+        assert alpha(units, level) == pytest.approx(library.alpha(data, level_of_measurement=level))
+
+
 def test_fleiss_own_table() -> None:
     """If this failed, κ of many raters would be wrong."""
     table = [[int(n) for n in row.split()] for row in FLEISS.split(",")]
