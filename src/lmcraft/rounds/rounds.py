@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from ..data.load import load
 from ..data.records import Message, Prompt
 from ..feedback import agreement, preferences
 from ..feedback.rules import rule
+from ..feedback.sample import prompt_ids
 from ..feedback.store import Project, Store
 from ..generate.language_model import LanguageModel
 from ..generate.reading import Reader
@@ -82,10 +84,13 @@ def _begin(config: Config, out: Path) -> None:
         )  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
     if not file.exists():
-        found = dataset.prepare(config.data, config.seed)
-        for name, records in (("prompts", found.train), ("held-out", found.held[: config.held_out])):
-            rows = [{"prompt": _plain(messages(record))} for record in records]
+        found, lm = dataset.prepare(config.data, config.seed), LanguageModel.load(config.base)
+        for name, records in (("prompts", found.train), ("held-out", found.held)):
+            talks = [_talk(messages(record)) for record in records]
+            talks = [talk for talk in talks if _leaves_room(lm, talk, config.max_new_tokens)]
+            rows = [{"prompt": [asdict(message) for message in talk]} for talk in talks]
             unique = list(dict.fromkeys(to_json(row) for row in rows))
+            unique = unique if name == "prompts" else unique[: config.held_out]
             if not unique:
                 raise UserError(f"there are no prompts for {name}", where=", ".join(config.data.files),
                                 fix="give more rows, or a data.holdout that leaves some on both sides")  # fmt: skip
@@ -93,10 +98,14 @@ def _begin(config: Config, out: Path) -> None:
         write_json(file, asked)
 
 
-def _plain(asked: tuple[Message, ...] | str) -> list[dict[str, str]]:
-    if isinstance(asked, str):
-        asked = (Message("user", asked),)
-    return [{"role": message.role, "content": message.content} for message in asked]
+def _talk(asked: tuple[Message, ...] | str) -> tuple[Message, ...]:
+    return (Message("user", asked),) if isinstance(asked, str) else asked
+
+
+def _leaves_room(lm: LanguageModel, talk: tuple[Message, ...], answer: int) -> bool:
+    """Whether the model can read a prompt and still write an answer."""
+    longest = lm.model.max_length
+    return longest is None or len(prompt_ids(lm, talk)) + answer <= longest
 
 
 def _round(

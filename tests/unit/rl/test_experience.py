@@ -91,9 +91,12 @@ def test_a_seed_decides_every_answer(world, tmp_path):
     first = make(world, tmp_path)[2]
     one, again, other = spoken(first), spoken(make(world, tmp_path)[2]), spoken(make(world, tmp_path, 1)[2])
     assert one == again and one != other
+    asked = first.rows.rows
     for _ in range(first.updates_a_round - 1):
         first.next()
-    assert spoken(first) != one  # the next round
+    two = spoken(first)  # the next round has the same prompts at some places, and other numbers there
+    same = [place for place in range(len(asked)) if asked[place] == first.rows.rows[place]]
+    assert len(same) > 3 and any(one[place] != two[place] for place in same)
 
 
 @pytest.mark.parametrize("rows", [1, 5, 32])
@@ -103,7 +106,7 @@ def test_how_many_are_written_at_once_changes_nothing(world, tmp_path, rows):
 
 
 def test_every_epoch_has_an_order_of_its_own(world, tmp_path):
-    """A failure would mean that the same answers meet in every epoch (checklist 11), or that some are left out."""
+    """A failure would mean that the same answers always meet in a batch (checklist 11), or that some are left out."""
     _, _, loader = make(world, tmp_path, rollout={"epochs": 3})
     orders = []
     for _ in range(2):  # rounds
