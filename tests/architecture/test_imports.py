@@ -26,7 +26,14 @@ LEVELS = {
     "demo": 12,
     "serve": 13, "cli": 13, "__init__": 13, "__main__": 14,
 }  # fmt: skip
-SHARED = {"stages.stage", "evals.evaluation", "adapt.adapter", "models.model", "studies.study", "rewards.reward"}
+SHARED = {
+    "stages.stage",
+    "evals.evaluation",
+    "adapt.adapter",
+    "models.model",
+    "studies.study",
+    "rewards.reward",
+}
 TORCH_ONLY_WHEN_USED = (
     "core/*.py", "text/*.py", "cli/*.py",
     *(f"data/{name}.py" for name in ("records", "read", "formats", "clean", "catalog")),
