@@ -87,7 +87,14 @@ NOT_TIMES = ("step", "loss", "learning_rate", "grad_norm", "targets", "epoch", "
 
 def train(place: Path, data: Path, kills: int, steps: int, seed: int = 0) -> int:
     """Runs `lmcraft train` with `kills` kills on the way; how many of them came while a checkpoint was written."""
-    command = ["train", "sft", f"data={data}", *SETTINGS, f"train.steps={steps}", "--out", str(place)]
+    return interrupted(
+        place, ["train", "sft", f"data={data}", *SETTINGS, f"train.steps={steps}"], kills, seed
+    )
+
+
+def interrupted(place: Path, command: list[str], kills: int, seed: int = 0) -> int:
+    """Runs a command that writes to `place` with `kills` kills on the way."""
+    command = [*command, "--out", str(place)]
     environment = os.environ | {"LMCRAFT_HOME": str(place) + ".home", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", DRIVER, str(kills), str(seed), str(place), *command],

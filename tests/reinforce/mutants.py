@@ -41,7 +41,7 @@ MUTANTS = [
     Mutant("the penalty counts twice", CREDIT, PENALTY, "- 2 * self.coefficient * kl_BT", GRADIENT),
     Mutant("k3 stands in the reward", CREDIT, "objective.k1(", "objective.k3(", GRADIENT),
     Mutant(
-        "advantages are flipped", "lmcraft.stages.ppo:PPO.loss",
+        "advantages are flipped", "lmcraft.stages.ppo:PPO.summed",
         'signals["advantages"]', '-signals["advantages"]', GRADIENT,
     ),
     Mutant(
@@ -150,7 +150,7 @@ MUTANTS = [
         OBJECTIVE + "test_the_clip_of_values_by_hand",
     ),
     Mutant(
-        "log-probabilities are stale", "lmcraft.stages.ppo:PPO.loss", 'signals["logprobs"][mask_BT]',
+        "log-probabilities are stale", "lmcraft.stages.ppo:PPO.summed", 'signals["logprobs"][mask_BT]',
         '0.9 * signals["logprobs"][mask_BT]', ROUNDS + "test_first_batch_has_a_ratio_of_exactly_one",
         {"micro": None},
     ),
@@ -195,7 +195,7 @@ MUTANTS = [
         ROUNDS + "test_dropout_does_not_blur_the_ratio",
     ),
     Mutant(
-        "dropout is on where answers are trained", "lmcraft.stages.ppo:PPO.loss", "model.eval()",
+        "dropout is on where answers are trained", "lmcraft.rl.learner:Learner.loss", "model.eval()",
         "model.train()", ROUNDS + "test_dropout_does_not_blur_the_ratio",
     ),
     Mutant(

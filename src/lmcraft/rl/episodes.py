@@ -73,6 +73,22 @@ def chosen(rows: Batch, index: Tensor) -> Batch:
     )  # fmt: skip
 
 
+def trimmed(rows: Batch) -> Batch:
+    """The batch without the padding that all of its rows share."""
+    used_T = (rows.segments_BT != 0).any(dim=0)
+    width = -(-int(used_T.sum()) // WIDTH_STEP) * WIDTH_STEP
+    if width >= len(used_T):
+        return rows
+
+    def cut(numbers: Tensor) -> Tensor:
+        return numbers[:, :width] if numbers.ndim > 1 else numbers
+
+    return replace(
+        rows, tokens_BT=cut(rows.tokens_BT), targets_BT=cut(rows.targets_BT), segments_BT=cut(rows.segments_BT),
+        signals={name: cut(numbers) for name, numbers in rows.signals.items()},
+    )  # fmt: skip
+
+
 def at_last(values_B: Tensor, targets_BT: Tensor) -> Tensor:
     """Each row's number at its last target, 0 elsewhere: [B, T] in the type of the numbers."""
     mask_BT = targets_BT != IGNORE

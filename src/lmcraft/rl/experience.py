@@ -9,7 +9,8 @@ batches of `train.batch_size`, each in an order of its own. Then the next round,
    the first ratio is exactly 1. Where a round is one batch and one epoch and there is no critic, those noted while
    sampling are as good.
 3. An answer that does not end by itself has the score `missing_eos` (Huang et al., arXiv 2403.17031, detail 8).
-4. The random numbers of an answer depend on the seed, the round and its place alone; so do the orders. The answers of
+4. Rows of similar length are computed together, and padding that they share is not computed at all.
+5. The random numbers of an answer depend on the seed, the round and its place alone; so do the orders. The answers of
    the round at hand are part of a checkpoint: training that was killed ends with the same bits.
 
 Legend: B rows, T positions.
@@ -27,6 +28,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from ..core.errors import UserError
 from ..data.batch import IGNORE, Batch
@@ -125,13 +127,17 @@ class Experience:
             self.rows = self._answered(round_)
         assert self.rows is not None
         epoch, place = divmod(update, self.kept // self.batch_size)
-        order = self._order(round_, epoch)[place * self.batch_size : (place + 1) * self.batch_size]
+        order = self._order(self.rows, round_, epoch)[place * self.batch_size : (place + 1) * self.batch_size]
         self.updates += 1
         return weighted(episodes.chosen(self.rows, order), self.stage)
 
-    def _order(self, round_: int, epoch: int) -> Tensor:
+    def _order(self, rows: Batch, round_: int, epoch: int) -> Tensor:
+        """The rows of an epoch, batch after batch; in a batch, rows of one length stand together."""
         draw = np.random.Generator(np.random.Philox(key=[self.seed, round_ << 16 | epoch]))
-        return torch.from_numpy(draw.permutation(self.kept))
+        order = torch.from_numpy(draw.permutation(self.kept))
+        lengths_B = (rows.segments_BT != 0).sum(dim=1)
+        batches = [part[torch.argsort(lengths_B[part], stable=True)] for part in order.split(self.batch_size)]
+        return torch.cat(batches)
 
     def _answered(self, round_: int) -> Batch:
         """A round: answers, scores and credit."""
@@ -200,12 +206,13 @@ class Experience:
         """What a model reads from all rows, in the micro-batches of the first epoch."""
         device, was_training = self.engine.device, model.training
         model.eval()
-        order = self._order(round_, 0)
+        order = self._order(rows, round_, 0)
         parts = []
         for micro in _micros(episodes.chosen(rows, order), self.batch_size, self.micro_batch_size):
             with computing(self.precision, device):
-                read = self.stage.read(model, micro.to(device))
-            parts.append({name: numbers.cpu() for name, numbers in read.items()})
+                read = self.stage.read(model, episodes.trimmed(micro).to(device))
+            fill = rows.tokens_BT.shape[1] - read["logprobs"].shape[1]
+            parts.append({name: pad(numbers.cpu(), (0, fill)) for name, numbers in read.items()})
         model.train(was_training)
         back = torch.argsort(order)
         return {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}

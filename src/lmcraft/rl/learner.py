@@ -23,7 +23,7 @@ from ..text.chat import ChatTemplate
 from ..text.tokenizer import Tokenizer
 from ..train import loop
 from ..train.logprobs import token_logprobs
-from . import critic, prompts
+from . import critic, episodes, prompts
 from .experience import Asked, Experience
 from .settings import Rewarded
 
@@ -98,7 +98,16 @@ class Learner:
         temperature = self.config.rollout.temperature
         return {"logprobs": token_logprobs(model, hidden_BTD, batch.targets_BT, temperature)}
 
-    def after(self, facts: Mapping[str, float], episodes: int) -> None:
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The summed loss; without dropout, which would make every ratio noise."""
+        model.eval()
+        return self.summed(model, episodes.trimmed(batch))
+
+    def summed(self, model: nn.Module, batch: Batch) -> Tensor:
+        """What a stage sums over the tokens of answers."""
+        raise NotImplementedError
+
+    def after(self, facts: Mapping[str, float], count: int) -> None:
         """Is told about a round."""
 
     def note(self, new_N: Tensor, old_N: Tensor, policy_N: Tensor, value_N: Tensor | None = None) -> None:

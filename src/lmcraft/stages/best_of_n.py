@@ -60,11 +60,11 @@ class BestOfN(Learner):
         self.noted["best_score"] = float(scores_B.mean())
         return {}
 
-    def after(self, facts: Mapping[str, float], episodes: int) -> None:
+    def after(self, facts: Mapping[str, float], count: int) -> None:
         """How much better than the mean the best are."""
         self.noted["gain"] = self.noted["best_score"] - facts["score"]
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+    def summed(self, model: nn.Module, batch: Batch) -> Tensor:
         """Summed over the tokens of the best answers."""
         reads = {} if batch.source is None else {"source": batch.source}
         hidden_BTD = model(batch.tokens_BT, batch.segments_BT, **reads)

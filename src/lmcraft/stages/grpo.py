@@ -73,7 +73,7 @@ class GRPO(Learner):
         self.noted["equal_groups"] = float((scores_PK == scores_PK[:, :1]).all(dim=1).float().mean())
         return {"advantages": found_PK.reshape(-1, 1) * mask_BT}
 
-    def after(self, facts: Mapping[str, float], episodes: int) -> None:
+    def after(self, facts: Mapping[str, float], count: int) -> None:
         """Notes the objective."""
         self.noted["objective"] = facts["score"] - self.config.kl_coef * facts.get("kl", 0.0)
 
@@ -84,9 +84,8 @@ class GRPO(Learner):
         shares = {"grpo": 1 / lengths_B1, "dr_grpo": 1 / self.config.rollout.max_new_tokens, "rloo": 1.0}
         return torch.as_tensor(rows.count / len(lengths_B1) * shares[self.config.algorithm]) * mask_BT
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+    def summed(self, model: nn.Module, batch: Batch) -> Tensor:
         """The surrogate, summed over the answers' tokens with their weights."""
-        model.eval()
         signals, mask_BT = batch.signals, batch.targets_BT != IGNORE
         new_N, old_N = self.read(model, batch)["logprobs"][mask_BT], signals["logprobs"][mask_BT]
         loss_N = objective.surrogate(new_N, old_N, signals["advantages"][mask_BT], self.config.clip)

@@ -115,19 +115,16 @@ class PPO(Learner):
         if spread > 0:
             self.noted["explained_variance"] = 1 - float((returns_N - values_N).var(unbiased=False)) / spread
 
-    def after(self, facts: Mapping[str, float], episodes: int) -> None:
+    def after(self, facts: Mapping[str, float], count: int) -> None:
         """Adapts the coefficient of the penalty, where a target is set."""
         kl = self.config.kl
         self.noted["kl_coef"] = self.coefficient
         self.noted["objective"] = facts["score"] - self.coefficient * facts["kl"]
         if kl.target is not None:
-            self.coefficient = objective.adapted(
-                self.coefficient, facts["kl"], kl.target, episodes, kl.horizon
-            )
+            self.coefficient = objective.adapted(self.coefficient, facts["kl"], kl.target, count, kl.horizon)
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+    def summed(self, model: nn.Module, batch: Batch) -> Tensor:
         """Surrogate and value loss, summed over the answers' tokens."""
-        model.eval()
         read, signals = self.read(model, batch), batch.signals
         mask_BT = batch.targets_BT != IGNORE
         new_N, old_N = read["logprobs"][mask_BT], signals["logprobs"][mask_BT]

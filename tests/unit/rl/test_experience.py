@@ -115,7 +115,7 @@ def test_every_epoch_has_an_order_of_its_own(world, tmp_path):
             assert [len(batch) for batch in batches] == [8] * 4
             every = Counter(map(tuple, torch.cat(batches).tolist()))
             assert every == Counter(map(tuple, loader.rows.signals["returns"].tolist()))
-        orders += [loader._order(loader.updates // 12, epoch).tolist() for epoch in range(3)]
+        orders += [loader._order(loader.rows, loader.updates // 12, epoch).tolist() for epoch in range(3)]
     assert len({tuple(order) for order in orders}) == 6
     assert all(sorted(order) == [*range(32)] for order in orders)
 
