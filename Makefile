@@ -59,10 +59,11 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 # Programs that some tests use. As root (containers, CI) they are installed; otherwise those tests skip themselves.
-SYSTEM := strace docker-registry
+# Debian keeps the programs of PostgreSQL out of PATH, in /usr/lib/postgresql/VERSION/bin.
+SYSTEM := strace docker-registry postgresql
 system:
 	@for program in $(SYSTEM); do \
-		command -v $$program > /dev/null && continue; \
+		{ command -v $$program || ls /usr/lib/$$program/*/bin; } > /dev/null 2>&1 && continue; \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
 			{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$program > /dev/null; } || \
 				echo "$$program could not be installed; the tests that need it are skipped"; \

@@ -23,7 +23,7 @@ import transformers
 from results import append
 
 from lmcraft import demo
-from lmcraft.core.device import keep_freed_memory
+from lmcraft.core.heap import keep_freed_memory
 from lmcraft.core.run import Run
 from lmcraft.data.dataset import Config, prepare
 from lmcraft.evals import perplexity

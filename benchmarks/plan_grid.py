@@ -1,7 +1,8 @@
 """Predicted against measured peak memory: real runs of the real loop, each in a process of its own, on the CPU.
 
-Measured is the peak of resident memory above what the process held when everything was imported; predicted is what
-`lmcraft plan` says. Runs that are done are kept in a file and not repeated, so the grid can be run in parts.
+Measured is the peak of resident memory above what the process held when everything was imported, in a process that was
+started as `lmcraft train` starts itself; predicted is what `lmcraft plan` says. Measurements are kept in a file and not
+repeated, so the grid can be run in parts; they come in a random order, so a part is like the whole.
 
     python benchmarks/plan_grid.py [--only 12] [--cases NAME…] [--done FILE] [--write]
 """
@@ -11,6 +12,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
+import random
 import re
 import statistics
 import subprocess
@@ -21,11 +24,14 @@ from pathlib import Path
 
 import numpy as np
 
+from lmcraft.core.heap import without_cache
+
 STEPS = 4
-WIDE = {"layers": 4, "width": 256, "heads": 4, "vocab": 4096}
-DEEP = {"layers": 6, "width": 384, "heads": 6, "vocab": 8192}
+RESULT = "RESULT "
+FLAT = {"layers": 3, "width": 256, "heads": 4, "vocab": 4096}
+DEEP = {"layers": 6, "width": 256, "heads": 4, "vocab": 2048}
 BOTH = {"layers": 2, "width": 256, "heads": 4, "vocab": 4096}
-LSTM = {"layers": 2, "width": 384, "vocab": 4096}
+LSTM = {"layers": 2, "width": 256, "vocab": 4096}
 LORA = [{"kind": "lora", "rank": 8}]
 METHODS = {
     "full": [], "freeze": [{"kind": "freeze", "layers": 1}], "lora": LORA,
@@ -36,23 +42,23 @@ METHODS = {
 def cases() -> dict[str, dict]:
     """Every run by its name."""
     grid = []
-    for rows, width in ((4, 256), (8, 128), (16, 256), (8, 512), (32, 64)):
-        grid.append(("decoder", WIDE, "full", {}, rows, width))
-        grid.append(("decoder", WIDE, "lora", {}, rows, width))
+    for rows, width in ((4, 128), (8, 128), (16, 64), (4, 256), (2, 512), (32, 64)):
+        grid.append(("decoder", FLAT, "full", {}, rows, width))
+        grid.append(("decoder", FLAT, "lora", {}, rows, width))
     for method in METHODS:
-        grid.append(("decoder", DEEP, method, {}, 8, 256))
-        grid.append(("decoder", DEEP, method, {"checkpointing": True}, 16, 256))
-        grid.append(("decoder", DEEP, method, {"micro_batch_size": 2}, 8, 256))
-        grid.append(("decoder", WIDE, method, {"precision": "bf16"}, 8, 256))
-        grid.append(("encoder", DEEP, method, {}, 8, 256))
-        grid.append(("encdec", BOTH, method, {}, 16, 96))
-    for kind, model, rows, width in (("rnn", LSTM, 8, 128), ("rnn", LSTM, 16, 64), ("rnn", LSTM, 8, 256)):
+        grid.append(("decoder", DEEP, method, {}, 8, 128))
+        grid.append(("decoder", DEEP, method, {"checkpointing": True}, 8, 256))
+        grid.append(("decoder", DEEP, method, {"micro_batch_size": 2}, 8, 128))
+        grid.append(("decoder", FLAT, method, {"precision": "bf16"}, 8, 128))
+        grid.append(("encoder", FLAT, method, {}, 8, 128))
+        grid.append(("encdec", BOTH, method, {}, 16, 64))
+    for rows, width in ((8, 64), (16, 32), (8, 128)):
         for more in ({}, {"micro_batch_size": 4}, {"optim": {"kind": "adamw"}}):
-            grid.append((kind, model, "full", more, rows, width))
+            grid.append(("rnn", LSTM, "full", more, rows, width))
     for more in ({"optim": {"kind": "adamw"}}, {"micro_batch_size": 4, "checkpointing": True}):
-        for kind, model in (("decoder", WIDE), ("decoder", DEEP), ("encoder", WIDE), ("encdec", BOTH)):
-            grid.append((kind, model, "full", more, 8, 256))
-            grid.append((kind, model, "full", more | {"precision": "bf16"}, 8, 128))
+        for kind, model in (("decoder", FLAT), ("decoder", DEEP), ("encoder", FLAT), ("encdec", BOTH)):
+            grid.append((kind, model, "full", more, 8, 128))
+            grid.append((kind, model, "full", more | {"precision": "bf16"}, 8, 64))
     found = {}
     for kind, model, method, more, rows, width in grid:
         changed = " ".join(f"{k}={v['kind'] if isinstance(v, dict) else v}" for k, v in more.items())
@@ -109,25 +115,44 @@ def made(case: dict):
     return stage, model, loader, settings
 
 
-def measure(case: dict) -> dict[str, float]:
-    """One run in this process: bytes predicted and measured."""
-    importlib.import_module("torch._dynamo")  # torch imports it with the first optimizer
+def measure(case: dict) -> int:
+    """One run in this process: bytes of its peak."""
+    importlib.import_module("torch._dynamo")  # as the API does; torch imports it with the first optimizer
 
-    from lmcraft.core.device import keep_freed_memory, memory_now_bytes
-    from lmcraft.planning import of_run
+    from lmcraft.core.device import memory_now_bytes
+    from lmcraft.core.heap import keep_freed_memory
     from lmcraft.train import loop
 
-    keep_freed_memory()
     stage, model, loader, settings = made(case)
     before = memory_now_bytes() or 0
+    keep_freed_memory()
     built = model()
     with tempfile.TemporaryDirectory() as folder:
         for _ in loop.train(stage, built, loader, settings, Path(folder) / "checkpoints", lambda _: None):
             pass
     status = Path("/proc/self/status").read_text()
-    peak = int(re.search(r"VmHWM:\s+(\d+)", status)[1]) * 1024
-    found = of_run(stage, built, loader, settings)
-    return {"measured": peak - before, "predicted": found.peak, "parts": found.parts}
+    return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) * 1024 - before
+
+
+def measured(name: str) -> int | None:
+    """The same in a process of its own; None if it fails."""
+    run = subprocess.run(
+        [sys.executable, __file__, "--one", name], capture_output=True, text=True, check=False, timeout=600,
+        env=os.environ | without_cache(),
+    )  # fmt: skip
+    line = next((line for line in run.stdout.splitlines() if line.startswith(RESULT)), None)
+    if line is None:
+        print(f"{name}: {run.stderr.strip().splitlines()[-1:]}", flush=True)
+        return None
+    return int(line.removeprefix(RESULT))
+
+
+def predicted(case: dict) -> int:
+    """Bytes that the plan of a run says."""
+    from lmcraft.planning import of_run
+
+    stage, model, loader, settings = made(case)
+    return of_run(stage, model(), loader, settings).peak
 
 
 def main() -> None:
@@ -141,42 +166,30 @@ def main() -> None:
     options = parser.parse_args()
     every = cases()
     if options.one:
-        print("RESULT " + json.dumps(measure(every[options.one])))
+        print(f"{RESULT}{measure(every[options.one])}")
         return
     done = {}
     if options.done.exists():
-        done = {row["name"]: row for row in map(json.loads, options.done.read_text().splitlines())}
+        done = dict(json.loads(line) for line in options.done.read_text().splitlines())
     wanted = [name for name in every if not options.cases or any(part in name for part in options.cases)]
-    for name in wanted[:: max(1, len(wanted) // options.only) if options.only else 1]:
-        if name in done:
-            continue
-        run = subprocess.run(
-            [sys.executable, __file__, "--one", name],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=600,
-        )
-        line = next((line for line in run.stdout.splitlines() if line.startswith("RESULT ")), None)
-        if line is None:
-            print(f"{name}: {run.stderr.strip().splitlines()[-1:]}", flush=True)
-            continue
-        done[name] = {"name": name, **json.loads(line.removeprefix("RESULT "))}
-        with options.done.open("a") as file:
-            file.write(json.dumps(done[name]) + "\n")
-        row = done[name]
-        print(
-            f"{name}: {row['measured'] / 1e6:.0f} MB, predicted {row['predicted'] / row['measured'] - 1:+.1%}",
-            flush=True,
-        )
-    table([done[name] for name in wanted if name in done], options.write)
+    random.Random(0).shuffle(wanted)
+    for name in wanted[: options.only]:
+        if name not in done and (size := measured(name)) is not None:
+            done[name] = size
+            with options.done.open("a") as file:
+                file.write(json.dumps([name, size]) + "\n")
+    rows = []
+    for name in (name for name in every if name in done and name in wanted):
+        rows.append((name, done[name], predicted(every[name])))
+        print(f"{name}: {done[name] / 1e6:.0f} MB, predicted {rows[-1][2] / done[name] - 1:+.1%}", flush=True)
+    table(rows, options.write)
 
 
-def table(rows: list[dict], write: bool) -> None:
+def table(rows: list[tuple[str, int, int]], write: bool) -> None:
     """The comparison, on the screen or in RESULTS.md."""
     if not rows:
         return
-    off = [row["predicted"] / row["measured"] - 1 for row in rows]
+    off = [plan / real - 1 for _, real, plan in rows]
     notes = (
         f"{len(rows)} runs: median error {statistics.median(map(abs, off)):.1%}, worst {max(map(abs, off)):.1%}, "
         f"lowest {min(off):+.1%}."
@@ -186,8 +199,8 @@ def table(rows: list[dict], write: bool) -> None:
         from results import append
 
         cells = [
-            [row["name"], round(row["measured"] / 1e6), round(row["predicted"] / 1e6), f"{error:+.1%}"]
-            for row, error in zip(rows, off, strict=True)
+            [name, round(real / 1e6), round(plan / 1e6), f"{error:+.1%}"]
+            for (name, real, plan), error in zip(rows, off, strict=True)
         ]
         append("Planned memory", ["run", "measured, MB", "predicted, MB", "error"], cells, notes)
 

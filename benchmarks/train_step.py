@@ -21,7 +21,7 @@ import torch
 import transformers
 from results import append
 
-from lmcraft.core.device import keep_freed_memory
+from lmcraft.core.heap import keep_freed_memory
 from lmcraft.data import tokens
 from lmcraft.data.loader import Loader
 from lmcraft.data.records import Where

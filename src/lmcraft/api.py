@@ -10,6 +10,7 @@ Proved by tests/cli/test_life.py and tests/faults/test_kill.py.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,8 +24,9 @@ from . import recipe as recipes
 from .adapt.entries import kept_apart
 from .core import config as configs
 from .core import find
-from .core.device import keep_freed_memory, memory_now_bytes, peak_memory_bytes
+from .core.device import memory_now_bytes, peak_memory_bytes
 from .core.errors import UserError
+from .core.heap import keep_freed_memory
 from .core.log import Metrics, say
 from .core.run import Run, to_json
 from .data import dataset
@@ -114,8 +116,9 @@ def train(
         overrides: `key=value` arguments that win over the file.
         out: directory of the run; wins over `out` in the config.
     """
-    keep_freed_memory()
+    importlib.import_module("torch._dynamo")  # torch would import it with the first optimizer, about 70 MB
     empty = memory_now_bytes()
+    keep_freed_memory()
     asked = source if isinstance(source, Recipe) else recipes.read(source, overrides)
     directory = place(asked, out)
     ranks = parallel.begin(asked.train.parallel, True, asked.train.patience_s)
@@ -238,6 +241,7 @@ def _train(run: Run, work: Work, ranks: Ranks, empty: int | None) -> Iterator[St
             if last is not None:
                 run.set_status("interrupted", step=last.number, seconds=seconds)
         trained = ranks.whole(work.model) or work.model
+        peak, predicted = peak_memory_bytes(), _predicted(work, trained, ranks)
         if hasattr(work.stage, "finished"):
             trained = work.stage.finished(trained, work.loader)
         lm = LanguageModel(trained, work.tokenizer, work.template)
@@ -245,15 +249,13 @@ def _train(run: Run, work: Work, ranks: Ranks, empty: int | None) -> Iterator[St
         _sample(run, lm, work, step=config.steps or 0)
     facts = {
         "seconds": seconds,
-        "peak_memory_bytes": peak_memory_bytes(),
+        "peak_memory_bytes": peak,
         "memory_before_bytes": empty,
         "parameters": models.count_parameters(lm.model),
         **({"processes": ranks.world, "parallel": ranks.kind} if ranks.together else {}),
         "trained_parameters": sum(p.numel() for p in lm.model.parameters() if p.requires_grad),
     }
-    run.set_status(
-        "done", step=config.steps, predicted_memory_bytes=_predicted(work, lm.model, ranks), **facts
-    )
+    run.set_status("done", step=config.steps, predicted_memory_bytes=predicted, **facts)
     page.write(run)
 
 

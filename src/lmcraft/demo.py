@@ -1,10 +1,12 @@
-"""The whole life of a small model on a real corpus: pull, tokenize, pre-train, tune to chat, measure, talk.
+"""The whole life of a small model on a real corpus: pull, tokenize, pre-train, tune to chat, learn from votes, measure.
 
 1. The corpus is `chitchat`, real conversations between two people. The base model reads them as plain transcripts; the
    chat model is the base model, tuned to answer as the second speaker.
-2. The time budget is turned into numbers of steps once, by timing a few steps on this machine, and written to
+2. Then comes one round of feedback (lmcraft.rounds): a program that likes upbeat answers, or you, votes on pairs of
+   answers; a reward model learns the votes, and PPO lets the chat model learn from that.
+3. The time budget is turned into numbers of steps once, by timing a few steps on this machine, and written to
    demo.json. From there on everything is as reproducible as any run, and a demo that was stopped goes on.
-3. Each stage is an ordinary run: `lmcraft train` with the same settings makes the same model.
+4. Each stage is an ordinary run: `lmcraft train` with the same settings makes the same model.
 
 The sizes, the schedule and how they were found: docs/log.md.
 Proved by tests/cli/test_demo.py.
@@ -15,30 +17,39 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from . import api, recipe
-from .core.device import keep_freed_memory
-from .core.disk import write_json
+from .core.disk import write_json, write_text
 from .core.errors import UserError
+from .core.heap import keep_freed_memory
 from .core.log import say
-from .core.run import Run
+from .core.run import Run, to_json
 from .data.batch import Batch
 from .data.dataset import Config as DataConfig
 from .data.dataset import Dataset, prepare
 from .data.records import Chat, parts
+from .generate.engine import Completion
 from .generate.language_model import LanguageModel
 from .generate.sampling import Sampling
 from .models import decoder
 from .models import model as models
 from .report import page
+from .rewards.vader import compound
+from .rounds.judged import sign_flip
+from .rounds.settings import PEOPLE
+from .rounds.settings import Config as RoundsConfig
 from .text.tokenizer import Tokenizer
 from .train import optim, precision
 from .train.loss import summed_cross_entropy
+
+if TYPE_CHECKING:
+    from .feedback.store import Project
 
 SEED = 0
 VOCAB = 4096
@@ -48,11 +59,21 @@ STRIDE = 192
 MODEL = {"kind": "decoder", "layers": 4, "width": 256, "heads": 4, "context": CONTEXT}
 OPTIM = {"kind": "muon", "schedule": "trapezoid"}
 PRETRAIN_LR, SFT_LR = 2e-3, 7e-4
-# Share of the budget that goes into training; the rest is reading, tokenizing, measuring and talking.
-TRAINING_SHARE, PRETRAIN_SHARE = 0.7, 0.6
+# Share of the budget that goes into the first two trainings; the rest is reading, tokenizing, feedback and measuring.
+TRAINING_SHARE, PRETRAIN_SHARE = 0.5, 0.6
+UPBEAT, ME = "vader", "me"
+VOTES = {UPBEAT: {"prompts": 400, "held_out": 128}, ME: {"prompts": 24, "held_out": 12}}
+ROUND = {"max_new_tokens": 40, "temperature": 1.0, "manner": {"temperature": 0.2}, "project": "demo"}
+REWARD = ["train.batch_size=16", "train.lr=3e-4"]
+PPO = [
+    "stage.rollout.episodes=64", "train.batch_size=64", "train.lr=1e-4", "train.optim.kind=adamw",
+    "train.optim.weight_decay=0", "train.save_every=40",
+]  # fmt: skip
 ANSWERS = 128
 LONGEST_ANSWER = 96
 TALKING = Sampling(temperature=0.7, top_p=0.95, max_new_tokens=LONGEST_ANSWER, seed=SEED)
+SPEAKERS = {"pretrain": "base", "sft": "chat", "ppo": "ppo"}
+FEEDBACK_LIBRARIES = ("sqlalchemy", "alembic", "vaderSentiment")
 GREETINGS = (
     "Hello! How are you today?", "What do you like to do on the weekend?", "I have a dog. Do you have any pets?"
 )  # fmt: skip
@@ -64,12 +85,16 @@ class Steps:
 
     pretrain: int
     sft: int
+    ppo: int = 120
 
 
 Follow = Callable[[Iterable, str], Any]
+Ask = Callable[["Project"], None]
 
 
-def run(out: Path, data: str, minutes: float, steps: Steps | None, follow: Follow) -> dict[str, Any]:
+def run(
+    out: Path, data: str, minutes: float, steps: Steps | None, follow: Follow, ask: Ask | None = None
+) -> dict[str, Any]:
     """Everything, into `out`; returns the summary, which is also `out/summary.json`.
 
     Args:
@@ -77,6 +102,7 @@ def run(out: Path, data: str, minutes: float, steps: Steps | None, follow: Follo
         minutes: about how long it may take.
         steps: given, they take the place of the time budget.
         follow: runs training to its end and shows it.
+        ask: lets a person vote on the open items of a project; default: a program votes.
     """
     keep_freed_memory()
     summary_file = out / "summary.json"
@@ -104,17 +130,60 @@ def run(out: Path, data: str, minutes: float, steps: Steps | None, follow: Follo
     chat = _train(out / "sft", follow, "sft", [
         *shared, f"base={out / 'pretrain'}", f"train.lr={SFT_LR}", f"train.steps={steps.sft}",
     ])  # fmt: skip
-    say("measuring both models on the held-out conversations")
+    stages = {"pretrain": base, "sft": chat}
+    if policy := _feedback(out, data, steps, follow, ask):
+        stages["ppo"] = policy
+    say("measuring the models on the held-out conversations")
+    held = out / "held-out.jsonl"
+    write_text(
+        held,
+        "".join(to_json({"messages": [asdict(m) for m in chat.messages]}) + "\n" for chat in dataset.held),
+    )
+    measured, moods = {}, {}
+    for name, stage in stages.items():
+        measured[name], moods[name] = _measure(stage, dataset, held)
     summary = {
         "data": dataset.report,
-        "stages": {"pretrain": _measure(base, dataset), "sft": _measure(chat, dataset)},
-        "chats": _side_by_side(base, chat),
+        "stages": measured,
+        "upbeat": _significance(moods),
+        "chats": _side_by_side(stages),
         "seconds": round(time.perf_counter() - started, 1),
-        "next": f"lmcraft chat {out / 'sft'}",
+        "next": f"lmcraft chat {[*stages.values()][-1].path}",
     }
-    page.write_demo(out, summary, [base, chat])
+    page.write_demo(out, summary, [*stages.values()])
     write_json(summary_file, summary)
     return summary
+
+
+def _feedback(out: Path, data: str, steps: Steps, follow: Follow, ask: Ask | None) -> Run | None:
+    """One round of feedback on the chat model; the run of the policy, or None where the extra is not installed."""
+    missing = [name for name in FEEDBACK_LIBRARIES if find_spec(name) is None]
+    if missing:
+        say(
+            f"learning from votes is left out: it needs {', '.join(missing)} (pip install 'lmcraft[feedback]')"
+        )
+        return None
+    from .feedback.store import Store
+    from .rounds import rounds
+
+    place = out / "feedback"
+    votes, rater = (VOTES[UPBEAT], UPBEAT) if ask is None else (VOTES[ME], PEOPLE)
+    asked = RoundsConfig(
+        base=str(out / "sft"), data={"files": [data]}, rater=rater, seed=SEED, **votes, **ROUND,
+        reward=[*REWARD, f"train.steps={-(-steps.ppo // 2)}"], ppo=[*PPO, f"train.steps={steps.ppo}"],
+    )  # fmt: skip
+    place.mkdir(exist_ok=True)
+    with Store(str(place / "votes.db")) as store:
+        _, waiting = rounds.perform(asked, place, 1, store, follow)
+        while ask is not None and waiting is not None:
+            ask(store.project(waiting.project))
+            before, (_, waiting) = waiting, rounds.perform(asked, place, 1, store, follow)
+            if waiting == before:
+                raise UserError(
+                    f"{waiting.items} answers are not judged yet", where=waiting.project,
+                    why="nothing was rated this time", fix="the same command goes on",
+                )  # fmt: skip
+    return Run.open(place / "round-1" / "policy")
 
 
 def _tokenizer(out: Path, dataset: Dataset) -> Tokenizer:
@@ -144,7 +213,7 @@ def _steps(out: Path, tokenizer: Tokenizer, minutes: float, asked: Steps | None)
         say(
             f"a step takes {seconds:.2f} s here: {asked.pretrain} steps of pre-training, {asked.sft} of fine-tuning"
         )
-    write_json(file, {"pretrain": asked.pretrain, "sft": asked.sft})
+    write_json(file, asdict(asked))
     return asked
 
 
@@ -177,11 +246,16 @@ def _train(place: Path, follow: Follow, stage: str, settings: list[str]) -> Run:
     return Run.open(place)
 
 
-def _measure(run: Run, dataset: Dataset) -> dict[str, Any]:
-    """One line of the summary."""
-    evaluated = api.evaluate(run.path, "perplexity", overrides=[f"stride={STRIDE}"])
+def _measure(run: Run, dataset: Dataset, held: Path) -> tuple[dict[str, Any], list[float]]:
+    """One line of the summary, and how upbeat each answer to a held-out message is."""
+    files = (
+        [] if run.name in ("pretrain", "sft") else [str(held)]
+    )  # the others have held out what they know of
+    evaluated = api.evaluate(run.path, "perplexity", files, overrides=[f"stride={STRIDE}"])
     lm = api.load(run.path)
     state, rows = run.state, run.metrics()
+    said = answers(lm, dataset.held)
+    mood = [] if find_spec("vaderSentiment") is None else compound([answer.text for answer in said])
     return {
         "seconds": round(state["seconds"], 1),
         "steps": state["step"],
@@ -191,21 +265,29 @@ def _measure(run: Run, dataset: Dataset) -> dict[str, Any]:
         "eval_loss": next((row["eval_loss"] for row in reversed(rows) if "eval_loss" in row), None),
         "bits_per_byte": evaluated.metrics["bits_per_byte"],
         "bits_per_byte_of": evaluated.settings["scored"],
-        "share_stopped": share_stopped(lm, dataset.held),
+        "share_stopped": sum(answer.finish_reason == "stop" for answer in said) / max(1, len(said)),
+        "upbeat": sum(mood) / len(mood) if mood else None,
         "peak_memory_bytes": state["peak_memory_bytes"],
-    }
+    }, mood
 
 
-def share_stopped(lm: LanguageModel, held: list) -> float:
-    """Share of answers to held-out first messages that end by themselves within LONGEST_ANSWER tokens."""
+def answers(lm: LanguageModel, held: list) -> list[Completion]:
+    """Answers to held-out first messages of conversations."""
     first = [
         next(m.content for m in chat.messages if m.role == "user") for chat in held if isinstance(chat, Chat)
     ]
     prompts = [_prompt(lm, text) for text in first[:ANSWERS]]
     room = (lm.model.max_length or 1 << 30) - LONGEST_ANSWER
     settings = [TALKING.model_copy(update={"seed": number}) for number in range(len(prompts))]
-    answers = lm.engine.generate([ids[-room:] for ids in prompts], settings)
-    return sum(answer.finish_reason == "stop" for answer in answers) / max(1, len(answers))
+    return lm.engine.generate([ids[-room:] for ids in prompts], settings)
+
+
+def _significance(moods: dict[str, list[float]]) -> dict[str, Any] | None:
+    """Whether feedback made the answers more upbeat: the mean difference to the chat model, and its p-value."""
+    if "ppo" not in moods:
+        return None
+    differences = [new - old for old, new in zip(moods["sft"], moods["ppo"], strict=True)]
+    return {"difference": sum(differences) / len(differences), "p": sign_flip(differences, SEED)}
 
 
 def _prompt(lm: LanguageModel, text: str) -> list[int]:
@@ -213,14 +295,14 @@ def _prompt(lm: LanguageModel, text: str) -> list[int]:
     return lm.ids(text + "\n") if lm.template is None else lm.prompt([{"role": "user", "content": text}])
 
 
-def _side_by_side(base: Run, chat: Run) -> list[dict[str, Any]]:
-    """What base and chat model say to the same words."""
+def _side_by_side(stages: dict[str, Run]) -> list[dict[str, Any]]:
+    """What the models say to the same words."""
     said: dict[str, list] = {}
-    for name, place in (("base", base), ("chat", chat)):
-        lm = api.load(place.path)
-        answers = lm.engine.generate([_prompt(lm, text) for text in GREETINGS], TALKING)
-        said[name] = [{"text": a.text, "finish_reason": a.finish_reason} for a in answers]
+    for name, run in stages.items():
+        lm = api.load(run.path)
+        found = lm.engine.generate([_prompt(lm, text) for text in GREETINGS], TALKING)
+        said[SPEAKERS[name]] = [{"text": a.text, "finish_reason": a.finish_reason} for a in found]
     return [
-        {"prompt": text, "base": b, "chat": c}
-        for text, b, c in zip(GREETINGS, said["base"], said["chat"], strict=True)
+        {"prompt": text, **{name: answers[place] for name, answers in said.items()}}
+        for place, text in enumerate(GREETINGS)
     ]

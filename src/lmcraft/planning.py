@@ -9,7 +9,7 @@ Proved by tests/cli/test_plan.py.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ import torch
 from torch import nn
 
 from .adapt import entries
+from .adapt.base import directory_of
 from .core import find
 from .core.device import device, memory_bytes
 from .core.errors import UserError
 from .data import dataset
-from .data.loader import Loader
 from .data.records import Labeled, Tagged, Where
 from .data.store import resolve
 from .models import weights
@@ -32,6 +32,7 @@ from .train import loop
 from .train.ledger import Ledger
 from .train.plan import Plan, calibrate, plan
 from .train.precision import choose, reads_halves
+from .train.reference import only_adapters_train
 from .train.rehearsal import Rows
 from .train.weightless import Weightless
 
@@ -65,7 +66,7 @@ def of_recipe(asked: Recipe, ranks: int = 1) -> Planned:
         "lr": asked.train.lr or module.LR, "precision": choose(asked.train.precision, device()),
     })  # fmt: skip
     model = _model(asked, stage, module, reads_halves(config.precision, config.offload, config.parallel))
-    width = asked.data.context or min(model.config.context, 1 << 16)
+    width = asked.data.context or min(model.config.context, 1 << 16, model.max_length or 1 << 16)
     if model.max_length is not None and width > model.max_length:
         raise UserError(f"data.context is {width}, the model reads at most {model.max_length} tokens",
                         fix=f"leave data.context out, or at most {model.max_length}")  # fmt: skip
@@ -76,12 +77,18 @@ def of_recipe(asked: Recipe, ranks: int = 1) -> Planned:
         one_target=kind in ONE_TARGET, group=getattr(asked.stage, "group", 1),
         signals=SIGNALS if kind in ("reward", "dpo") else (),
     )  # fmt: skip
-    made = plan(stage, model, rows, config, ranks, asked.train.parallel == "fsdp")
+    if hasattr(stage, "experience"):
+        rows = _answers(stage, model, width - min(width - 1, stage.config.rollout.max_new_tokens))
+    made = _with_others(plan(stage, model, rows, config, ranks, asked.train.parallel == "fsdp"), stage, model)
     return Planned(made, asked.model_copy(update={"train": config}), rows, model.config)
 
 
-def of_run(stage: Any, model: nn.Module, loader: Loader, config: loop.Config, ranks: int = 1) -> Plan:
+def of_run(stage: Any, model: nn.Module, loader: Any, config: loop.Config, ranks: int = 1) -> Plan:
     """The plan of a run whose model and rows are there: what its report compares with what was measured."""
+    if hasattr(stage, "experience"):
+        prompts = loader.prompts.rows
+        longest = max(sum(piece.stop - piece.start for piece in row) for row in prompts)
+        return _with_others(plan(stage, model, _answers(stage, model, longest), config, ranks), stage, model)
     widest = max(len(row) for row in loader.rows)
     fill = loader.fill
     lengths = [sum(piece.stop - piece.start for piece in row) for row in loader.rows]
@@ -94,6 +101,28 @@ def of_run(stage: Any, model: nn.Module, loader: Loader, config: loop.Config, ra
         signals=tuple(loader.tokens.meta.get("signals", ())),
     )  # fmt: skip
     return plan(stage, model, rows, config, ranks, config.parallel == "fsdp")
+
+
+def _answers(stage: Any, model: nn.Module, prompt: int) -> Rows:
+    """Rows of a prompt and an answer as long as it may be; where a source is read, the prompt is that."""
+    answer = stage.config.rollout.max_new_tokens
+    begin, source = (1, prompt) if model.reads_source else (prompt, 0)
+    width = -(-(begin + answer - 1) // 4) * 4
+    return Rows(width, source=source, trained=answer / width, token_signals=stage.signals)
+
+
+def _with_others(made: Plan, stage: Any, model: nn.Module) -> Plan:
+    """The plan with the models beside the policy: a reference where that is a copy, and reward models."""
+    parts = dict(made.parts)
+    if getattr(stage, "needs_reference", False) and not only_adapters_train(model, ("critic",)):
+        parts["reference"] = sum(
+            p.numel() * p.element_size() for n, p in model.named_parameters() if not n.startswith("critic.")
+        )
+    judges = [entry.path for entry in getattr(stage.config, "reward", ()) if entry.kind == "run"]
+    if judges:
+        files = (file for judge in judges for file in directory_of(judge).glob("*.safetensors"))
+        parts["reward models"] = sum(file.stat().st_size for file in files)
+    return replace(made, parts=parts)
 
 
 def remembered_bytes(model: nn.Module, rows: int, length: int) -> int:

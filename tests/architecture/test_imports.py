@@ -34,8 +34,16 @@ SHARED = {
     "studies.study",
     "rewards.reward",
 }
+# Who may know a library at all; for all others it would be a second place that changes with it.
+KNOWN_TO = {
+    "sqlalchemy": ("feedback.database", "feedback.tables", "feedback.store", "feedback.ratinglog", "feedback.itemtable",
+                   "feedback.queue", "feedback.migrations"),
+    "alembic": ("feedback.database", "feedback.migrations"),
+    "vaderSentiment": ("rewards.vader",),
+    "psycopg": (),
+}  # fmt: skip
 TORCH_ONLY_WHEN_USED = (
-    "core/*.py", "text/*.py", "cli/*.py",
+    "core/*.py", "text/*.py", "cli/*.py", "feedback/*.py",
     *(f"data/{name}.py" for name in ("records", "read", "formats", "clean", "catalog")),
 )  # fmt: skip
 
@@ -153,6 +161,20 @@ def test_torch_is_imported_only_when_it_is_used() -> None:
                     else [node.module or ""]
                 )
                 wrong += [f"{file}:{node.lineno}" for name in names if name.partition(".")[0] == "torch"]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_libraries_of_the_feedback_store_are_known_in_few_places() -> None:
+    """If this failed, the package would not start where the extra is missing, or SQL would spread through it."""
+    wrong = []
+    for module, tree in modules().items():
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module or ""]
+            for library in {name.partition(".")[0] for name in names} & KNOWN_TO.keys():
+                if not any(f"{module}.".startswith(f"{known}.") for known in KNOWN_TO[library]):
+                    wrong.append(f"{module} imports {library}")
     assert not wrong, "\n".join(wrong)
 
 

@@ -12,6 +12,7 @@ PAGE = (ROOT / "docs" / "decisions" / "0001-libraries.md").read_text(encoding="u
 SHORT = {
     "Apache-2.0": "apache",
     "BSD": "bsd",
+    "GPL": "gpl",
     "LGPL": "lgpl",
     "MIT": "mit",
     "MPL-2.0": "mpl",

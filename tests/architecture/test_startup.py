@@ -17,6 +17,9 @@ HEAVY = (
     "pyarrow",
     "scipy",
     "pandas",
+    "sqlalchemy",
+    "alembic",
+    "sklearn",
 )
 REPORT = f"import sys; print([name for name in {HEAVY} if name in sys.modules])"
 

@@ -9,10 +9,10 @@ import pytest
 
 from lmcraft.cli.main import run
 
-ASKED = ["demo", "--data", "tiny.jsonl", "--steps", "4,4", "--out", "demo"]
+ASKED = ["demo", "--data", "tiny.jsonl", "--steps", "4,4,4", "--out", "demo"]
 STAGE = {
     "seconds", "steps", "tokens", "parameters", "loss", "eval_loss", "bits_per_byte", "bits_per_byte_of",
-    "share_stopped", "peak_memory_bytes",
+    "share_stopped", "upbeat", "peak_memory_bytes",
 }  # fmt: skip
 
 
@@ -43,19 +43,24 @@ def test_the_demo_from_end_to_end(
         "chat:",
         "bits/byte held out",
         "demo/report.html",
-        "lmcraft chat demo/sft",
+        "lmcraft chat demo/feedback/round-1/policy",
     )
     assert not [part for part in promised if part not in done.stdout], done.stdout
     summary = json.loads((tiny / "demo" / "summary.json").read_text())
-    assert summary.keys() == {"data", "stages", "chats", "seconds", "next"}
+    assert summary.keys() == {"data", "stages", "upbeat", "chats", "seconds", "next"}
     for name in ("pretrain", "sft"):
         stage = summary["stages"][name]
         assert stage.keys() == STAGE and stage["steps"] == 4 and None not in stage.values()
         assert 0 <= stage["share_stopped"] <= 1 and stage["tokens"] > 0
-    assert [stage["bits_per_byte_of"] for stage in summary["stages"].values()] == ["text", "answers"]
+    assert [stage["bits_per_byte_of"] for stage in summary["stages"].values()] == [
+        "text",
+        "answers",
+        "answers",
+    ]
+    assert 0 < summary["upbeat"]["p"] <= 1
     data = summary["data"]
     assert data["trained on"] + data["held out"] == 40 and data["held out"] > 0
-    assert all(chat.keys() == {"prompt", "base", "chat"} for chat in summary["chats"])
+    assert all(chat.keys() == {"prompt", "base", "chat", "ppo"} for chat in summary["chats"])
     assert (tiny / "demo" / "report.html").stat().st_size > 10_000
 
     monkeypatch.chdir(tiny)

@@ -28,12 +28,14 @@ PAGES = (
     "docs/translating.md",
     "docs/reading.md",
     "docs/preferences.md",
+    "docs/aligning.md",
+    "docs/feedback.md",
 )
 EXAMPLES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "examples").glob("*.yaml"))
 NANO = ["model.context=128", "tokenizer.vocab=300"]
 FEW = ["train.steps=2", "train.batch_size=4", "data.context=128", "sample.max_new_tokens=8"]
 # Taken as said: they need a network or install things, and have tests of their own.
-NOT_RUN = ("make", ".", "lmcraft demo", "lmcraft pull")
+NOT_RUN = ("make", ".", "lmcraft demo", "lmcraft pull", "lmcraft feedback round")
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +62,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     for name, made in (("sentences", sentences), ("names", names), ("preferences", judged)):
         (place / f"{name}.jsonl").write_text("\n".join(map(json.dumps, made)))
+    judged = ({"prompt": f"{n}?", "answers": [f"A fine {n}.", f"{n} is bad."]} for n in range(12))
+    (place / "answers.jsonl").write_text("\n".join(map(json.dumps, judged)))
+    (place / "guidelines.yaml").write_text(blocks("docs/feedback.md", "yaml")[0])
     shutil.copytree(ROOT / "examples", place / "examples")
     return place
 

@@ -232,6 +232,25 @@ def test_guidelines_can_be_changed_and_are_shown(project: Call, tmp_path: Path) 
     assert "Be kind." in project.shown and ratings(project)[0]["guidelines"] == 2
 
 
+def test_guidelines_that_change_while_somebody_rates_are_shown(
+    project: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If this failed, ratings would be kept under a version of the guidelines that their rater has not read."""
+    from lmcraft.cli import asking
+    from lmcraft.feedback.guidelines import Guidelines
+
+    judge = asking.Session._judge
+
+    def judged(session: asking.Session, item: object) -> None:
+        judge(session, item)
+        session.project.set_guidelines(Guidelines(text="Only compare."))
+
+    monkeypatch.setattr(asking.Session, "_judge", judged)
+    assert project("rate", "helpful", "--rater", "ann", typed="5\n3\n1\n0\n1\n2\nq\n")["rate"] == 2
+    assert "have changed" in project.shown and "Only compare." in project.shown
+    assert [row["guidelines"] for row in ratings(project)] == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("words", "what"),
     [

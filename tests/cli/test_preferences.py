@@ -101,7 +101,16 @@ def test_other_losses(shell, loss, data) -> None:
     shell("train", "dpo", "base=runs/chat", f"data={data}.jsonl", f"stage.loss={loss}", *FEW, "train.lr=0.003",
           "--out", place)  # fmt: skip
     rows = Run.open(place).metrics()
-    assert rows[-1]["loss"] < rows[0]["loss"] and rows[-1]["eval_loss"] > 0
+    first, last = rows[0], rows[-1]
+    if loss == "kto":  # its baseline moves with the policy, so its loss says little
+        assert first["loss"] == pytest.approx(0.5, abs=1e-4)
+        good, bad = (
+            [row[name] for row in rows if name in row] for name in ("chosen_reward", "rejected_reward")
+        )
+        assert good[-1] - bad[-1] > 0.05
+    else:
+        assert last["loss"] < first["loss"]
+    assert last["eval_loss"] > 0
 
 
 def test_a_base_without_template_reads_plain_text(shell, folder) -> None:

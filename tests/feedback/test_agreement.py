@@ -12,8 +12,7 @@ from lmcraft.core.errors import UserError
 from lmcraft.feedback import agreement
 from lmcraft.feedback.agreement import Question, alpha, cohen, fleiss, percent
 from lmcraft.feedback.guidelines import Guidelines
-from lmcraft.feedback.judgement import TIE, Item, Judgement, Rating
-from lmcraft.feedback.store import Snapshot
+from lmcraft.feedback.judgement import TIE, Item, Judgement, Rating, Snapshot
 
 # K. Krippendorff, Computing Krippendorff's Alpha-Reliability (2011): four observers, twelve units, * = missing.
 CANONICAL = (
@@ -36,6 +35,18 @@ def canonical() -> list[dict[str, int]]:
 def test_krippendorffs_own_table(level: str, expected: float) -> None:
     """If this failed, α would be another number than the one that papers call α."""
     assert alpha(canonical(), level) == pytest.approx(expected, abs=5e-4)
+
+
+@pytest.mark.parametrize("level", ["nominal", "ordinal", "interval"])
+def test_alpha_with_gaps_is_that_of_its_library(level: str) -> None:
+    """If this failed, missing ratings would be counted as something."""
+    library, numpy = pytest.importorskip("krippendorff"), pytest.importorskip("numpy")
+    draw = random.Random(2)
+    for _ in range(30):
+        table = [[draw.choice([None, 1, 2, 4, 7]) for _ in range(9)] for _ in range(4)]
+        units = [{str(r): row[u] for r, row in enumerate(table) if row[u] is not None} for u in range(9)]
+        data = numpy.array(table, dtype=float)
+        assert alpha(units, level) == pytest.approx(library.alpha(data, level_of_measurement=level))
 
 
 def test_fleiss_own_table() -> None:

@@ -114,3 +114,43 @@ def test_a_damaged_file_is_told(tmp_path: Path) -> None:
         opened.reading() as reader,
     ):
         reader.execute(sa.select(tables.projects)).all()
+
+
+def test_a_full_disk_refuses_and_goes_on_when_there_is_space(tmp_path: Path) -> None:
+    """If this failed, a full disk would lose what was acknowledged, or the program would have to be started again."""
+    added = 0
+
+    def add(connection: sa.Connection) -> None:
+        connection.execute(tables.projects.insert(), {"name": f"{added} " + "x" * 3000, "created_at": "now"})
+
+    with Database(str(tmp_path / "a.db")) as opened:
+        with opened.reading() as connection:  # the pool has one connection, which keeps the limit
+            connection.exec_driver_sql("PRAGMA max_page_count=40")
+        with pytest.raises(UserError, match="full") as told:
+            while added < 10_000:
+                opened.write(add)
+                added += 1
+        assert added and "free some space" in told.value.fix
+        with opened.reading() as connection:
+            connection.exec_driver_sql("PRAGMA max_page_count=1000000")
+        opened.write(add)
+        with opened.reading() as connection:
+            assert connection.scalar(sa.select(sa.func.count()).select_from(tables.projects)) == added + 1
+
+
+def test_work_is_done_again_when_the_connection_breaks(fresh: str) -> None:
+    """If this failed, a server that restarts would cost a rater the item on the screen."""
+    tries = []
+    with Database(fresh) as opened:
+
+        def add(connection: sa.Connection) -> None:
+            tries.append(connection.scalar(sa.text("SELECT pg_backend_pid()")))
+            if len(tries) == 1:
+                with opened.engine.connect() as other:
+                    other.execute(sa.text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": tries[0]})
+            connection.execute(tables.projects.insert(), {"name": "p", "created_at": "now"})
+
+        opened.write(add)
+        with opened.reading() as connection:
+            assert connection.scalar(sa.select(sa.func.count()).select_from(tables.projects)) == 1
+    assert len(set(tries)) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -74,6 +75,41 @@ def test_retries_in_any_order_give_one_row_each(
         assert [kept[f"key-{number}"] for number in requests] == replies, (
             "a retry was answered with another row"
         )
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+def test_the_disk_has_the_rating_before_it_is_acknowledged(
+    tmp_path: Path, asked: Callable[..., Item]
+) -> None:
+    """If this failed, a power cut after the thanks could take the rating back: killed writers would not show that."""
+    url, acks = str(tmp_path / "feedback.db"), tmp_path / "acks"
+    with Store(url) as store:
+        store.create("durable", Guidelines()).add([asked(str(number)) for number in range(20)], {})
+    source = f"""
+import os
+from lmcraft.feedback.judgement import Judgement
+from lmcraft.feedback.store import Store
+acks = os.open({str(acks)!r}, os.O_WRONLY | os.O_CREAT)
+with Store({url!r}) as store:
+    project, ann = store.project("durable"), store.rater("ann")
+    for number, item in enumerate(project.open_items(ann)):
+        project.rate(ann, item, Judgement(choice=0), key=str(number))
+        os.write(acks, b"kept")
+"""
+    trace = tmp_path / "trace"
+    watch = ["strace", "-f", "-y", "-e", "trace=write,fsync,fdatasync", "-o", str(trace)]
+    done = subprocess.run([*watch, sys.executable, "-c", source], capture_output=True, text=True, timeout=120)
+    if "ptrace" in done.stderr.lower():
+        pytest.skip("tracing is not permitted here")
+    assert done.returncode == 0, done.stderr
+    synced, kept = False, 0
+    for line in trace.read_text().splitlines():
+        if "sync(" in line and "feedback.db-wal" in line:
+            synced = True
+        elif "write(" in line and str(acks) in line:
+            assert synced, f"acknowledged rating {kept} before the log was on the disk"
+            synced, kept = False, kept + 1
+    assert kept == 20
 
 
 def test_one_rater_in_many_threads_still_votes_once(url: str, asked: Callable[..., Item]) -> None:

@@ -14,8 +14,8 @@ from lmcraft.data.load import load
 from lmcraft.data.records import Message, Vote
 from lmcraft.feedback import export, reading
 from lmcraft.feedback.guidelines import Guidelines
-from lmcraft.feedback.judgement import BOTH_BAD, TIE, Answer, Item, Judgement
-from lmcraft.feedback.store import Project, Store, Wish
+from lmcraft.feedback.judgement import BOTH_BAD, TIE, Answer, Item, Judgement, Wish
+from lmcraft.feedback.store import Project, Store
 
 Asked = Callable[..., Item]
 
@@ -173,3 +173,11 @@ def test_damaged_ratings_are_told_with_their_line(
     with pytest.raises(UserError, match="1 of") as told:
         reading.ratings(file)
     assert what in told.value.why and "r.jsonl:2" in told.value.why
+
+
+def test_one_key_for_two_ratings_is_told(light: Store, rated: Project, tmp_path: Path) -> None:
+    """If this failed, one of two ratings that a bad tool gave the same key would vanish without a word."""
+    row = next(export.ratings(rated.snapshot()))
+    other = {**row, "judgement": {"choice": TIE}}
+    with pytest.raises(UserError, match="same key"):
+        reading.take(light, rated, reading.ratings(written(tmp_path / "r.jsonl", [row, row, other])), {})

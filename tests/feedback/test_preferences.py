@@ -12,9 +12,8 @@ from lmcraft.core.errors import UserError
 from lmcraft.data.load import load
 from lmcraft.data.records import Message
 from lmcraft.feedback.guidelines import Guidelines
-from lmcraft.feedback.judgement import BOTH_BAD, TIE, Answer, Item, Judgement, Rating
+from lmcraft.feedback.judgement import BOTH_BAD, TIE, Answer, Item, Judgement, Rating, Snapshot
 from lmcraft.feedback.preferences import Config, Preference, Preferences, build, is_held_out
-from lmcraft.feedback.store import Snapshot
 
 GUIDELINES = Guidelines.model_validate({"criteria": [{"name": "coherence", "weight": 3}, {"name": "safety"}]})
 
@@ -68,6 +67,12 @@ def test_a_choice_outweighs_scores() -> None:
     """If this failed, what a rater said outright would be overruled by an average."""
     found = only(made({"a": scores((5, 5), (1, 1), choice=1)}))
     assert (found.chosen, found.margin, found.unit) == (1, 0.0, "rating")
+
+
+def test_a_margin_can_be_left_out() -> None:
+    """If this failed, a reward model would always be asked to keep a distance that somebody's scale happens to have."""
+    found = only(made({"a": scores((5, 5), (1, 1))}, Config(margin="none")))
+    assert found.margin is None and not {"margin", "margin_unit"} & found.row().keys()
 
 
 def test_scores_of_some_raters_do_not_speak_for_the_others() -> None:
@@ -154,6 +159,11 @@ def test_the_rows_are_read_as_preferences(tmp_path: Path) -> None:
     assert (record.prompt, record.chosen, record.rejected) == (
         found.pair().prompt, found.pair().chosen, found.pair().rejected,
     )  # fmt: skip
+    assert (
+        (record.margin, record.weight)
+        == (found.margin, found.weight)
+        == (found.pair().margin, found.pair().weight)
+    )
     assert found.row()["ratings"] == ["key-a"] and found.row()["chosen_model"] == "model of yes"
 
 

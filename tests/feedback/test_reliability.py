@@ -10,10 +10,9 @@ import pytest
 
 from lmcraft.feedback import reliability
 from lmcraft.feedback.guidelines import Guidelines
-from lmcraft.feedback.judgement import Item, Judgement, Rating
+from lmcraft.feedback.judgement import Item, Judgement, Rating, Snapshot
 from lmcraft.feedback.preferences import Config, build
 from lmcraft.feedback.simulated import Manner, Simulated
-from lmcraft.feedback.store import Snapshot
 
 Asked = Callable[..., Item]
 

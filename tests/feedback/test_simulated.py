@@ -128,3 +128,10 @@ def test_one_answer_without_criteria_says_nothing(light: Store, asked: Asked) ->
     project.add([asked("?", "only")], {})
     robot = light.rater("robot", simulated=True)
     assert rate_open(project, robot, Simulated("robot", by_last_word)) == {"rated": 0, "nothing_to_say": 1}
+
+
+@pytest.mark.parametrize("values", [[1.0], [1.0, float("nan")], [1.0, float("inf")]])
+def test_a_reward_that_is_no_number_is_refused(asked: Asked, values: list[float]) -> None:
+    """If this failed, the order of answers would be that of an accident, and look like an opinion."""
+    with pytest.raises(UserError, match="one finite number"):
+        Simulated("robot", lambda _: values).judge([asked()], Guidelines())

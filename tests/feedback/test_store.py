@@ -117,6 +117,7 @@ def test_skipping_and_flagging_close_an_item_for_one_rater(project: Project, lig
         {"rater": "ann", "simulated": False, "rate": 0, "skip": 1, "flag": 1,
          "last": counts["raters"][0]["last"]},
     ]  # fmt: skip
+    assert counts["flags"] == [{"item": items[1].key, "rater": "ann", "comment": "a home address"}]
     assert counts["rated_items"] == 0 and counts["items"] == 5 and counts["answers"] == 10
 
 

@@ -172,7 +172,8 @@ class World:
         loader = self.experience(stage, policy, folder, batch_size, seed)
         settings = loop.Config(
             steps=steps, lr=lr, batch_size=batch_size, precision="fp32",
-            optim=optim.Config(kind="adamw", schedule="linear", warmup=0.0, weight_decay=0.0, eps=1e-5),
+            optim=optim.Config(kind="adamw", schedule="linear", warmup=0.0, weight_decay=0.0, eps=1e-5,
+                                betas=(0.9, 0.999)),
         )  # fmt: skip
         for _ in loop.train(stage, policy, loader, settings, None, lambda _: None):
             pass

@@ -20,8 +20,8 @@ from uuid import uuid4
 from ..report.tokens import plain
 
 if TYPE_CHECKING:
-    from ..feedback.judgement import Item
-    from ..feedback.store import Project, Rater
+    from ..feedback.judgement import Item, Rater
+    from ..feedback.store import Project
 
 T = TypeVar("T")
 COMMANDS = {
@@ -68,6 +68,7 @@ class Session:
             if item is None:
                 self._say("\nNothing is open any more. Thank you!")
                 return
+            self._renew_guidelines()
             number = max(total - self.project.open_count(self.rater, self.enough) + 1, 1)
             self._say(f"\n── {number} of {total} " + "─" * 50)
             again, self.comment = None, ""
@@ -109,6 +110,14 @@ class Session:
         self.kept[action] += 1
         self._say("kept")
         return None
+
+    def _renew_guidelines(self) -> None:
+        """Shows the guidelines anew if they have changed: a rating is kept under the newest version."""
+        version, guidelines = self.project.guidelines()
+        if version != self.version:
+            self.version, self.guidelines = version, guidelines
+            self._say("\nThe guidelines have changed.")
+            self._show_guidelines()
 
     def _show_guidelines(self) -> None:
         self._say(f"Guidelines (version {self.version})\n{plain(self.guidelines.text).strip()}")

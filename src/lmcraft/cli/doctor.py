@@ -26,6 +26,8 @@ MEASURE_S = 0.4
 OPTIONAL_PACKAGES = {
     "pyarrow": ("data", "Parquet files cannot be read"),
     "datasketch": ("data", "near-duplicates are not found; exact ones are"),
+    "sqlalchemy": ("feedback", "`lmcraft feedback` keeps no ratings"),
+    "psycopg": ("postgres", "ratings are kept in SQLite only"),
     "transformers": ("dev", "parity tests against the reference are skipped"),
     "hypothesis": ("dev", "property tests are skipped"),
 }

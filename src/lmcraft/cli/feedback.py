@@ -14,6 +14,7 @@ import typer
 
 from ..core.errors import UserError
 from . import feedback_files as files
+from . import feedback_round
 from . import feedback_views as views
 from . import settings as s
 from .output import emit
@@ -246,7 +247,7 @@ def export(
     who: Who = "people",
     held_out: Annotated[float, typer.Option(min=0, max=0.99, help="Of preferences: share of prompts held out.")] = 0.0,
     weights: Annotated[list[str] | None, typer.Option("--weight", help="Of a criterion: safety=2; again.")] = None,
-    margin: Annotated[str, typer.Option(help="auto, rating (units of the scale) or share (of votes).")] = "auto",
+    margin: Annotated[str, typer.Option(help="auto, rating (units of the scale), share (of votes) or none.")] = "auto",
     weight_by: Annotated[str, typer.Option(help="What a row weighs: one, agreement or raters.")] = "one",
     min_raters: Annotated[int, typer.Option(min=1, help="Leave out pairs with fewer ratings.")] = 1,
     min_agreement: Annotated[float, typer.Option(min=0, max=1, help="Leave out pairs with less.")] = 0.0,
@@ -300,12 +301,15 @@ def status(
     db: Db = None,
     as_json: s.AsJson = False,
 ) -> None:
-    """How far a project has come, and who has rated how much."""
+    """How far a project has come, who has rated how much, and which items were flagged."""
     with _store(db) as store:
         names = [project] if project is not None else store.projects()
         found = [store.project(name).progress() for name in names]
         result = {"database": store.database.name, "projects": found}
     emit(result, as_json, lambda: views.status(result))
+
+
+app.command("round")(feedback_round.round_)
 
 
 def _store(db: str | None) -> Store:

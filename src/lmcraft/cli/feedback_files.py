@@ -15,7 +15,7 @@ from ..core.errors import UserError
 from ..core.find import suggestion
 
 if TYPE_CHECKING:
-    from ..feedback.store import Snapshot
+    from ..feedback.judgement import Snapshot
 
 SHAPES = ("preferences", "ratings", "votes", "prompts")
 

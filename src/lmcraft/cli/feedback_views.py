@@ -43,6 +43,9 @@ def status(result: dict[str, Any]) -> str:
                 for line in one["raters"]]  # fmt: skip
         if rows:
             lines.append(table(["rater", "rated", "skipped", "flagged", "last"], rows))
+        lines += [
+            f"flagged by {flag['rater']}: {flag['item']}  {plain(flag['comment'])}" for flag in one["flags"]
+        ]
     if not result["projects"]:
         lines.append("no projects yet; begin one: lmcraft feedback new NAME")
     return "\n".join(lines)

@@ -8,7 +8,6 @@ Proved by tests/unit/core/test_device.py.
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
 import resource
@@ -88,27 +87,6 @@ def device(name: str = "auto") -> torch.device:
             fix="use device=auto, or see what is here with: lmcraft doctor",
         )
     return chosen
-
-
-def keep_freed_memory() -> bool:
-    """Lets glibc keep freed blocks for reuse instead of returning them to the system; true where that took effect.
-
-    Training frees and allocates the same activations every step. By default glibc maps each large block anew, so every
-    step pays page faults for all of its memory (https://man7.org/linux/man-pages/man3/mallopt.3.html).
-    """
-    m_trim_threshold, m_top_pad, m_mmap_threshold = -1, -2, -3
-    mebibyte = 1 << 20
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):  # macOS, or a Linux with another C library
-        return False
-    wanted = (
-        (m_mmap_threshold, 1024 * mebibyte),
-        (m_trim_threshold, 2048 * mebibyte - 1),
-        (m_top_pad, 64 * mebibyte),
-    )
-    accepted = [mallopt(option, value) == 1 for option, value in wanted]
-    return all(accepted)
 
 
 def _cgroup(name: str) -> str:

@@ -6,8 +6,8 @@
 1. A unit is one question about one thing: a criterion about one answer, or which of two answers is better. Most units
    are judged by some raters only. α takes them as they are; Cohen's needs two raters and counts what both judged;
    Fleiss' needs the same number of ratings in every unit, and is left out where that is not so.
-2. α is computed by the library `krippendorff` (K. Krippendorff, Content Analysis, 2004), with the level that the
-   values have: preferences are nominal, scores interval unless said otherwise.
+2. α is that of K. Krippendorff, Content Analysis (2004), with the level that the values have: preferences are nominal,
+   scores interval unless said otherwise.
 3. Where all ratings are the same there is no chance to correct for; the coefficient does not exist and is None.
 4. Raters who are programs are named in every result.
 
@@ -24,9 +24,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from ..core.errors import UserError
-from .judgement import Rating
-from .opening import require
-from .store import Snapshot
+from .judgement import Rating, Snapshot
 
 Level = Literal["nominal", "ordinal", "interval"]
 LEVELS: tuple[Level, ...] = ("nominal", "ordinal", "interval")
@@ -124,23 +122,29 @@ def fleiss(table: Sequence[Sequence[int]]) -> float | None:
 
 def alpha(units: Iterable[Mapping[str, Hashable]], level: Level) -> float | None:
     """Krippendorff's α; ratings may be missing anywhere."""
-    require("krippendorff")
-    import krippendorff
-    import numpy as np
-
-    pairable = [said for said in units if len(said) > 1]
-    values = sorted(
-        {value for said in pairable for value in said.values()}, key=str if level == "nominal" else None
-    )
-    if len(values) < 2:
+    pairable = [list(said.values()) for said in units if len(said) > 1]
+    counts = Counter(value for said in pairable for value in said)
+    if len(counts) < 2:
         return None
-    codes = {value: number if level == "nominal" else value for number, value in enumerate(values)}
-    raters = sorted({rater for said in pairable for rater in said})
-    data = np.full((len(raters), len(pairable)), np.nan)
-    for column, said in enumerate(pairable):
-        for rater, value in said.items():
-            data[raters.index(rater), column] = codes[value]
-    return float(krippendorff.alpha(reliability_data=data, level_of_measurement=level))
+    apart = _differences(counts, level)
+    observed = sum(
+        2 * sum(apart[pair] for pair in combinations(said, 2)) / (len(said) - 1) for said in pairable
+    )
+    expected = sum(counts[one] * counts[other] * square for (one, other), square in apart.items())
+    return 1 - observed * (counts.total() - 1) / expected
+
+
+def _differences(counts: Counter[Any], level: Level) -> dict[tuple[Any, Any], float]:
+    """The squared difference of every two values; of ordinal ones by how many ratings lie between them."""
+    if level == "nominal":
+        return {(one, other): float(one != other) for one in counts for other in counts}
+    if level == "interval":
+        return {(one, other): float(one - other) ** 2 for one in counts for other in counts}
+    below, middles = 0, {}
+    for value in sorted(counts):
+        middles[value] = below + counts[value] / 2
+        below += counts[value]
+    return {(one, other): (middles[one] - middles[other]) ** 2 for one in counts for other in counts}
 
 
 def report(

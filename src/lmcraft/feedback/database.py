@@ -23,19 +23,17 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from ..core.disk import free_space, writing
+from ..core.disk import writing
 from ..core.errors import UserError
 from .tables import REVISION
 
 DEFAULT = "runs/feedback.db"
 BUSY_S = 60.0
 MIGRATIONS = Path(__file__).parent / "migrations"
-LOCK = (
-    0x6C6D6372616674  # "lmcraft" in ASCII: the advisory lock of PostgreSQL behind which tables are upgraded
-)
+# The advisory lock of PostgreSQL behind which tables are upgraded: "lmcraft" in ASCII.
+LOCK = 0x6C6D6372616674
 TRIES = 5
 T = TypeVar("T")
-_SPARE_BYTES = 2**20
 # What SQLite says when the disk or the file, not our code, is at fault.
 _DISK = ("full", "readonly", "disk i/o", "unable to open", "malformed", "not a database", "locked")
 
@@ -114,19 +112,20 @@ class Database:
             yield
         except exc.DatabaseError as error:
             said = str(error.orig).strip().partition("\n")[0]
-            ours = not any(word in said.lower() for word in _DISK)
-            if ours if self.is_sqlite else not isinstance(error, exc.OperationalError):
+            disk = any(word in said.lower() for word in _DISK)
+            if not (disk if self.is_sqlite else isinstance(error, exc.OperationalError)):
                 raise
             raise self._unusable(said) from error
 
     def _unusable(self, said: str) -> UserError:
-        if "full" in said.lower() and self.is_sqlite:
-            free_space(Path(self.name).parent, _SPARE_BYTES)
-        fix = (
-            "check the path, or name another one with --db"
-            if self.is_sqlite
-            else "check that the server runs"
-        )
+        if "full" in said.lower():
+            fix = "free some space; what was acknowledged is kept, and the same command goes on"
+        elif "locked" in said.lower():
+            fix = "another program has held it for too long; try again when that has ended"
+        elif self.is_sqlite:
+            fix = "check the path, or name another one with --db"
+        else:
+            fix = "check that the server runs and lets you in"
         return UserError("the feedback database cannot be used", where=self.name, why=said, fix=fix)
 
     def _upgrade(self) -> None:

@@ -18,8 +18,7 @@ from typing import Any
 
 from ..data.records import Message
 from .agreement import chosen
-from .judgement import BOTH_BAD, TIE, Item, Rating
-from .store import Snapshot
+from .judgement import BOTH_BAD, TIE, Item, Rating, Snapshot
 
 _WINNERS = {TIE: "tie", BOTH_BAD: "tie (bothbad)"}
 

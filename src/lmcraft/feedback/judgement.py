@@ -1,4 +1,4 @@
-"""What is judged and what was said: an Item with its Answers, a Judgement, and a Rating as the store keeps it.
+"""What is judged and what was said: Items with Answers, Judgements, Raters, Ratings, and a Snapshot of all of them.
 
 1. Answers are named by their place in the item (0, 1, …), never by the place where a rater saw them; `shown` keeps the
    order on the screen, so that a liking for the left can be measured.
@@ -125,6 +125,47 @@ class Rating:
     revision: int
     created_at: str
     supersedes: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rater:
+    """Who rates: a person, or a program that acts as one."""
+
+    id: int
+    name: str
+    simulated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A rating that is to be kept; `created_at` only where it was made before, elsewhere."""
+
+    item: Item
+    judgement: Judgement
+    key: str
+    action: Action = "rate"
+    created_at: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One state of a project: its items by key, its ratings in order, its newest guidelines.
+
+    Args:
+        settings: how each simulated rater decides, by name.
+    """
+
+    project: str
+    items: dict[str, Item]
+    ratings: list[Rating]
+    guidelines: Guidelines
+    version: int
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def simulated(self) -> list[str]:
+        """Names of the raters that are programs."""
+        return sorted({rating.rater for rating in self.ratings if rating.simulated})
 
 
 def check(judgement: Judgement, item: Item, guidelines: Guidelines) -> None:

@@ -31,8 +31,7 @@ from ..core.errors import UserError
 from ..data.records import Message, Pair
 from .agreement import chosen
 from .guidelines import Guidelines
-from .judgement import BOTH_BAD, TIE, Item, Rating
-from .store import Snapshot
+from .judgement import BOTH_BAD, TIE, Item, Rating, Snapshot
 
 
 class Config(Strict):
@@ -43,7 +42,7 @@ class Config(Strict):
     criteria: dict[str, float] = Field(
         {}, description="weights of criteria; default: those of the guidelines"
     )
-    margin: Literal["auto", "rating", "share"] = Field(
+    margin: Literal["auto", "rating", "share", "none"] = Field(
         "auto", description="auto: in units of the scale where every rater gave scores, else share"
     )
     weight: Literal["one", "agreement", "raters"] = Field("one", description="what a row weighs in training")
@@ -57,7 +56,7 @@ class Preference:
     """One pair of answers with what the raters make of it.
 
     Args:
-        margin: how much better, in `unit`.
+        margin: how much better, in `unit`; None where none was asked for.
         agreement: share of the raters who prefer the chosen answer.
         ratings: keys of the ratings.
         simulated: whether any of them came from a program.
@@ -66,8 +65,8 @@ class Preference:
     item: Item
     chosen: int
     rejected: int
-    margin: float
-    unit: Literal["rating", "share"]
+    margin: float | None
+    unit: Literal["rating", "share"] | None
     weight: float
     raters: int
     agreement: float
@@ -79,7 +78,7 @@ class Preference:
         sides = [
             (Message("assistant", self.item.answers[place].text),) for place in (self.chosen, self.rejected)
         ]
-        return Pair(self.item.prompt, *sides)
+        return Pair(self.item.prompt, *sides, margin=self.margin, weight=self.weight)
 
     def row(self) -> dict[str, Any]:
         """The line of a file that `lmcraft data` reads as a preference, with where it came from."""
@@ -90,10 +89,11 @@ class Preference:
         }
         models = {f"{name}_model": self.item.answers[place].model
                   for name, place in (("chosen", self.chosen), ("rejected", self.rejected))}  # fmt: skip
+        margin = {} if self.margin is None else {"margin": round(self.margin, 6), "margin_unit": self.unit}
         return {
-            "prompt": prompt, **sides, "margin": round(self.margin, 6), "weight": round(self.weight, 6),
-            "margin_unit": self.unit, "raters": self.raters, "agreement": round(self.agreement, 6), **models,
-            "item": self.item.key, "ratings": list(self.ratings), "simulated": self.simulated,
+            "prompt": prompt, **sides, **margin, "weight": round(self.weight, 6), "raters": self.raters,
+            "agreement": round(self.agreement, 6), **models, "item": self.item.key, "ratings": list(self.ratings),
+            "simulated": self.simulated,
         }  # fmt: skip
 
 
@@ -213,11 +213,13 @@ def _judged(item: Item, pair: tuple[int, int], votes: Sequence[_Vote], config: C
     if config.margin == "rating" and not gaps:
         return "no scores to take a margin from"
     by_scores = config.margin == "rating" or (config.margin == "auto" and len(gaps) == count)
+    margin = max(sign * fmean(gaps), 0.0) if by_scores else abs(total) / count
+    unit = "rating" if by_scores else "share"
     chosen_place, rejected_place = pair if sign > 0 else pair[::-1]
     return Preference(
         item, chosen_place, rejected_place,
-        margin=max(sign * fmean(gaps), 0.0) if by_scores else abs(total) / count,
-        unit="rating" if by_scores else "share",
+        margin=None if config.margin == "none" else margin,
+        unit=None if config.margin == "none" else unit,
         weight={"one": 1.0, "agreement": agreement, "raters": float(count)}[config.weight],
         raters=count, agreement=agreement,
         ratings=tuple(vote.rating.key for vote in votes),

@@ -7,7 +7,8 @@
     preferences    {"prompt", "chosen", "rejected"}; one rater, who is named, preferred the chosen one
 
 1. A file with a row that cannot be used adds nothing; all such rows are told with their lines.
-2. What was read before is not added again: the key of a vote or preference is made of rater and item.
+2. What was read before is not added again: the key of a vote or preference is made of rater and item, so of two votes
+   of one rater on the same pair the first counts.
 
 Proved by tests/feedback/test_exchange.py.
 """
@@ -16,10 +17,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UserError
 from ..data import conversations as talk
@@ -27,8 +28,10 @@ from ..data import formats, read
 from ..data.lines import Row
 from ..data.load import Loaded
 from ..data.records import Chat, Message, Pair, Problem, Vote, Where
-from .judgement import ACTIONS, BOTH_BAD, TIE, Action, Answer, Item, Judgement
-from .store import Project, Store, Wish
+from .judgement import ACTIONS, BOTH_BAD, TIE, Action, Answer, Item, Judgement, Wish
+
+if TYPE_CHECKING:
+    from .store import Project, Store
 
 _WINNERS = {"model_a": 0, "model_b": 1, "tie": TIE, "tie (bothbad)": BOTH_BAD}
 
@@ -76,7 +79,7 @@ def ratings(path: Path, rater: str | None = None, simulated: bool = False) -> li
             raise talk.Wrong("it does not say who rated; give --rater NAME")
         return Given(item, name, Judgement(choice=choice), simulated=simulated)
 
-    return list(_all(path, "judgement", _rating, foreign))
+    return _all(path, "judgement", _rating, foreign)
 
 
 def take(store: Store, project: Project, given: Sequence[Given], source: Mapping[str, Any]) -> dict[str, int]:
@@ -95,7 +98,9 @@ def take(store: Store, project: Project, given: Sequence[Given], source: Mapping
         key = one.key or _key(project.name, one.rater, item.key)
         counts["present" if key in known or key in by_rater.get(one.rater, {}) else "new"] += 1
         wish = Wish(item, one.judgement, key, one.action, one.created_at)
-        by_rater.setdefault(one.rater, {}).setdefault(key, (one, wish))
+        _, first = by_rater.setdefault(one.rater, {}).setdefault(key, (one, wish))
+        if one.key and first != wish:
+            raise UserError("two different ratings of one file have the same key", where=f"key {key}")
     for name, wishes in by_rater.items():
         first = next(iter(wishes.values()))[0]
         rater = store.rater(name, first.simulated, first.settings)
@@ -104,7 +109,7 @@ def take(store: Store, project: Project, given: Sequence[Given], source: Mapping
             "raters": len(by_rater)}  # fmt: skip
 
 
-def _all(path: Path, own: str, from_row: Any, from_record: Any) -> Iterator[Any]:
+def _all(path: Path, own: str, from_row: Any, from_record: Any) -> list[Any]:
     """Every row of a file, by our own column or by a shape of data/formats.py; problems are gathered and told."""
     loaded, made = Loaded(), []
     rows = list(read.rows(path))
@@ -131,7 +136,7 @@ def _all(path: Path, own: str, from_row: Any, from_record: Any) -> Iterator[Any]
         loaded.records = []
         loaded.require()
         raise UserError("there are no rows to use", where=str(path))
-    return iter(made)
+    return made
 
 
 def _item(row: Mapping[str, Any], where: Where) -> tuple[Item, None]:

@@ -24,8 +24,7 @@ from statistics import median
 from typing import Any
 
 from .agreement import PREFERENCE, beside_majority, chosen, questions
-from .judgement import BOTH_BAD, TIE
-from .store import Snapshot
+from .judgement import BOTH_BAD, TIE, Snapshot
 
 MIN_UNITS = 10
 CLEARLY = 3.0

@@ -49,10 +49,9 @@ def rule(written: str) -> Rule:
 
 def _upbeat() -> Reward:
     require("vaderSentiment")
-    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+    from ..rewards.vader import compound
 
-    analyzer = SentimentIntensityAnalyzer()
-    return lambda texts: [analyzer.polarity_scores(text)["compound"] for text in texts]
+    return compound
 
 
 def _long(texts: Sequence[str]) -> list[float]:

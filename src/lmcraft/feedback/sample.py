@@ -70,7 +70,8 @@ def _answers(
         part = wanted[start : start + BATCH]
         seeds = [_seed(sampling.seed, model, prompt, n) for prompt, n in part]
         drawn = lm.complete(
-            [_ids(lm, prompt) for prompt, _ in part], [sampling.model_copy(update={"seed": s}) for s in seeds]
+            [prompt_ids(lm, prompt) for prompt, _ in part],
+            [sampling.model_copy(update={"seed": s}) for s in seeds],
         )
         for (prompt, _), seed, completion in zip(part, seeds, drawn, strict=True):
             source: dict[str, Any] = {**origin, "seed": seed, "finish_reason": completion.finish_reason}
@@ -79,8 +80,8 @@ def _answers(
     return found
 
 
-def _ids(lm: LanguageModel, prompt: tuple[Message, ...]) -> list[int]:
-    """A conversation for a model with a template; for others the words alone, which they continue or answer."""
+def prompt_ids(lm: LanguageModel, prompt: tuple[Message, ...]) -> list[int]:
+    """The ids of a conversation for a model with a template; for others of the words alone, which they continue."""
     if lm.template is not None:
         return lm.prompt([{"role": message.role, "content": message.content} for message in prompt])
     return lm.ids("\n".join(message.content for message in prompt))

@@ -20,14 +20,17 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from ..core.config import Strict
+from ..core.errors import UserError
 from .guidelines import Guidelines
-from .judgement import TIE, Item, Judgement
-from .store import Project, Rater, Wish
+from .judgement import TIE, Item, Judgement, Rater, Wish
+
+if TYPE_CHECKING:
+    from .store import Project
 
 Reward = Callable[[Sequence[str]], Sequence[float]]
 NOTICE = "simulated: these ratings were made by programs, not by people"
@@ -64,9 +67,17 @@ class Simulated:
     unit: Callable[[float], float] = logistic
 
     def judge(self, items: Sequence[Item], guidelines: Guidelines) -> list[Judgement]:
-        """A judgement of each item; an empty one where there is nothing to say about it."""
+        """A judgement of each item; an empty one where there is nothing to say about it.
+
+        Raises:
+            UserError: the reward does not give one finite number for each answer.
+        """
         texts = [answer.text for item in items for answer in item.answers]
         rewards = [float(value) for value in self.reward(texts)] if texts else []
+        if len(rewards) != len(texts) or not all(map(math.isfinite, rewards)):
+            raise UserError(
+                "a reward must give one finite number for each answer", where=f"rater {self.name}"
+            )
         judged, start = [], 0
         for item in items:
             end = start + len(item.answers)

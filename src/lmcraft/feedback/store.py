@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -30,50 +29,19 @@ from . import tables as t
 from .database import Database
 from .guidelines import Guidelines
 from .itemtable import Added
-from .judgement import Action, Item, Judgement, Rating, check, check_comment
+from .judgement import (
+    Action,
+    Item,
+    Judgement,
+    Rater,
+    Rating,
+    Snapshot,
+    Wish,
+    check,
+    check_comment,
+)
 
 _AT_ONCE = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Rater:
-    """Who rates: a person, or a program that acts as one."""
-
-    id: int
-    name: str
-    simulated: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """A rating that is to be kept; `created_at` only where it was made before, elsewhere."""
-
-    item: Item
-    judgement: Judgement
-    key: str
-    action: Action = "rate"
-    created_at: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """One state of a project: its items by key, its ratings in order, its newest guidelines.
-
-    Args:
-        settings: how each simulated rater decides, by name.
-    """
-
-    project: str
-    items: dict[str, Item]
-    ratings: list[Rating]
-    guidelines: Guidelines
-    version: int
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-
-    @property
-    def simulated(self) -> list[str]:
-        """Names of the raters that are programs."""
-        return sorted({rating.rater for rating in self.ratings if rating.simulated})
 
 
 class Store:
@@ -283,26 +251,30 @@ class Project:
         return Snapshot(self.name, items, ratings, guidelines, version, settings)
 
     def progress(self) -> dict[str, Any]:
-        """Counts: items, answers, batches; and for every rater what was rated, skipped, flagged."""
+        """Counts of items and answers, for every rater what was rated, skipped and flagged, and the flagged items."""
+        here = t.items.c.project_id == self.id
+        items = sa.select(t.items.c.id).where(here)
+        answers = sa.select(t.answers.c.id).join(t.items).where(here)
+        rated = (
+            sa.select(t.ratings.c.item_id)
+            .join(t.items)
+            .where(here, ratinglog.HOLDS, t.ratings.c.action == "rate")
+        )
         with self.database.reading() as connection:
             _, version, guidelines = _newest(connection, self.id)
-            of_project = t.items.c.project_id == self.id
-            items = connection.scalar(sa.select(sa.func.count()).select_from(t.items).where(of_project))
-            answers = sa.select(sa.func.count()).select_from(t.answers.join(t.items)).where(of_project)
+            counts = [
+                connection.scalar(sa.select(sa.func.count()).select_from(rows.subquery()))
+                for rows in (items, answers, rated.distinct())
+            ]
             raters = [dict(row._mapping) for row in ratinglog.counts(connection, self.id)]
-            rated = (
-                sa.select(t.ratings.c.item_id)
-                .join(t.items)
-                .where(of_project, ratinglog.HOLDS, t.ratings.c.action == "rate")
-                .distinct()
-            )
-            return {
-                "project": self.name, "database": self.database.name, "guidelines": version,
-                "criteria": [one.name for one in guidelines.criteria], "items": items,
-                "answers": connection.scalar(answers),
-                "rated_items": connection.scalar(sa.select(sa.func.count()).select_from(rated.subquery())),
-                "raters": [{"rater": row.pop("name"), **row} for row in raters],
-            }  # fmt: skip
+            flagged = ratinglog.read(connection, here, ratinglog.HOLDS, t.ratings.c.action == "flag")
+        return {
+            "project": self.name, "database": self.database.name, "guidelines": version,
+            "criteria": [one.name for one in guidelines.criteria],
+            **dict(zip(("items", "answers", "rated_items"), counts, strict=True)),
+            "raters": [{"rater": row.pop("name"), **row} for row in raters],
+            "flags": [{"item": one.item, "rater": one.rater, "comment": one.judgement.comment} for one in flagged],
+        }  # fmt: skip
 
 
 def _project_id(connection: sa.Connection, name: str) -> int | None:

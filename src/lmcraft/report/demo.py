@@ -59,6 +59,7 @@ QUANTITIES = (
     Quantity("eval_loss", "held-out loss", words.nats),
     Quantity("bits_per_byte", "bits per byte, held out", words.nats),
     Quantity("share_stopped", "answers that end by themselves", lambda value: words.share(value, 1)),
+    Quantity("upbeat", "how upbeat answers are (VADER, −1 to 1)", words.nats),
     Quantity("peak_memory_bytes", "peak memory", words.size),
 )
 DRAWN = {
@@ -115,8 +116,8 @@ def _stage(directory: Path, name: str, figure: str, values: dict[str, Any], fact
     cells = [quantity.write(values.get(quantity.key)) for quantity in QUANTITIES]
     if facts is None:
         return Stage(name, name, None, [], cells, None, None)
-    beside = facts.run.path.resolve().parent == directory.resolve()
-    link = f"{quote(facts.run.name)}/report.html" if beside else None
+    run, here = facts.run.path.resolve(), directory.resolve()
+    link = f"{quote(run.relative_to(here).as_posix())}/report.html" if run.is_relative_to(here) else None
     curve = figures.loss(facts, figure)
     return Stage(name, stories.title(facts), link, stories.sentences(facts), cells, curve, statistics(facts))
 
@@ -162,7 +163,10 @@ def _bars(quantity: Quantity, values: dict[str, dict[str, Any]]) -> Bars | None:
 def _chats(summary: dict[str, Any]) -> list[samples.Sample]:
     listed = summary.get("chats")
     chats = [mapping(chat) for chat in listed] if isinstance(listed, list) else []
-    labels = (("base", "base model, before fine-tuning"), ("chat", "chat model, after fine-tuning"))
+    labels = (
+        ("base", "base model, before fine-tuning"), ("chat", "chat model, after fine-tuning"),
+        ("ppo", "chat model, after learning from votes"),
+    )  # fmt: skip
     return [
         samples.Sample(
             str(chat.get("prompt", "")),

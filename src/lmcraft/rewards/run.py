@@ -35,7 +35,7 @@ def build(config: Config, tokenizer: Tokenizer) -> Reward:
     """
     lm = LanguageModel.load(config.path)
     scoring.require(lm.model)
-    if lm.tokenizer.digest != tokenizer.digest:
+    if not lm.tokenizer.same_ids(tokenizer):
         raise UserError(
             "the reward model has another tokenizer than the policy", where=config.path,
             why="it would read other words than were written",

@@ -49,6 +49,7 @@ class Learns(Protocol):
 
     group: int
     needs_reference: bool
+    signals: tuple[str, ...]  # names of what the loss needs, which `read` and `credit` give
 
     def read(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """`logprobs` of the targets [B, T], and `values` where there is a critic."""

@@ -43,6 +43,7 @@ class Config(Rewarded):
 class BestOfN(Learner):
     """See the module's docstring."""
 
+    signals: tuple[str, ...] = ()
     needs_reference = False
 
     def __init__(self, config: Config) -> None:

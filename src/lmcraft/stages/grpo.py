@@ -9,11 +9,11 @@ Shao et al., arXiv 2402.03300 (GRPO); Liu et al., 2503.20783 (Dr. GRPO); Ahmadia
 
 1. The penalty stands in the score by default. `kl_in=loss` adds β·k3 to the loss instead, as the GRPO paper does; that
    has another fixed point than the stated objective (Tang and Munos, arXiv 2506.09477), as
-   tests/reinforce/test_group_methods.py shows.
+   tests/reinforce/test_optimum.py shows.
 2. With one epoch and one batch a round nothing is clipped, and no log-probability is computed twice.
 
 Legend: B rows, T positions, P prompts, K answers to a prompt, N trained positions.
-Proved by tests/reinforce/test_group_methods.py, tests/unit/stages/test_grpo.py and tests/contract/test_stages.py.
+Proved by tests/reinforce/test_optimum.py, tests/unit/stages/test_grpo.py and tests/contract/test_stages.py.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ class Config(Rewarded):
 
 class GRPO(Learner):
     """See the module's docstring."""
+
+    signals = ("logprobs", "reference", "advantages", "weights")
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

@@ -70,6 +70,7 @@ class PPO(Learner):
     """See the module's docstring."""
 
     group = 1
+    signals = ("logprobs", "values", "advantages", "returns")
     needs_reference = True
 
     def __init__(self, config: Config) -> None:

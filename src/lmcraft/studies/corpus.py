@@ -20,7 +20,7 @@ from typing import Any
 
 from ..core import find
 from ..core.config import Strict
-from ..core.device import keep_freed_memory
+from ..core.heap import keep_freed_memory
 from ..data import tokens
 from ..data.loader import Loader
 from ..generate.language_model import LanguageModel

@@ -198,6 +198,10 @@ class Tokenizer:
         content = json.dumps([self._settings, self.roles.as_dict()], sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
+    def same_ids(self, other: Tokenizer) -> bool:
+        """Whether both give every text the same ids, whatever roles special tokens have."""
+        return self._settings == other._settings
+
     @property
     def specials(self) -> dict[str, int]:
         """The special tokens by their text."""
@@ -312,8 +316,6 @@ class Tokenizer:
                 characters += len(text)
                 words += len(text.split())
         return Compression(size, characters, words, tokens)
-
-    # -- inside ------------------------------------------------------------------------------------------------------
 
     @functools.cached_property
     def _any_special(self) -> re.Pattern[str]:

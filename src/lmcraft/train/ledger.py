@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.optim import optimizer as optimizers
 
+from .extent import Heap
+
 PARAMETERS, GRADIENTS, OPTIMIZER = "parameters", "gradients", "optimizer"
 LOSS, FORWARD, BACKWARD, UPDATE = "logits and loss", "forward", "backward", "update"
 OTHER = "activations: other"
@@ -40,11 +42,13 @@ class Ledger:
     Attributes:
         live: bytes now.
         peaks: bytes at the fullest moment of each phase.
+        heap: where all of it would lie.
     """
 
     def __init__(self) -> None:
         self.live: Counter[str] = Counter()
         self.peaks: dict[str, Counter[str]] = {}
+        self.heap = Heap()
         self._sum = 0
         self._largest: Counter[str] = Counter()
         self._held: dict[int, tuple[weakref.ref, int, str]] = {}
@@ -63,6 +67,7 @@ class Ledger:
                 self._held[key] = (*known[:2], purpose)
             return
         size, purpose = storage.nbytes(), purpose or self._purpose()
+        self.heap.take(key, size)
         self.live[purpose] += size
         self._sum += size
         self._held[key] = (weakref.ref(storage, lambda _: self._end(key)), size, purpose)
@@ -73,6 +78,7 @@ class Ledger:
 
     def _end(self, key: int) -> None:
         _, size, purpose = self._held.pop(key)
+        self.heap.give(key)
         self.live[purpose] -= size
         self._sum -= size
 

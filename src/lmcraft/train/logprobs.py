@@ -1,6 +1,6 @@
 """Log-probabilities of single tokens, with gradients, without ever holding all logits: for PPO, DPO and their kin.
 
-    log π(token) = logits[token]/τ − logsumexp(logits/τ);   entropy = logsumexp(logits/τ) − Σ_v π(v)·logits[v]/τ
+    log π(token) = logits[token]/τ − logsumexp(logits/τ)
 
 1. `loss.py` makes gradients together with a loss of which it knows the form. Here the caller goes on computing with
    each token's number, so its gradient is known only later: the head runs some rows at a time, its logits are thrown
@@ -24,16 +24,9 @@ from .loss import places, rows_of
 
 
 def token_logprobs(model: Model, hidden_BTD: Tensor, targets_BT: Tensor, temperature: float = 1.0) -> Tensor:
-    """log π of each target at its position, in nats, [B, T]; 0 where it is IGNORE."""
-    return logprobs_and_entropies(model, hidden_BTD, targets_BT, temperature)[0]
+    """log π of each target at its position, in nats, [B, T]; 0 where it is IGNORE.
 
-
-def logprobs_and_entropies(
-    model: Model, hidden_BTD: Tensor, targets_BT: Tensor, temperature: float = 1.0
-) -> tuple[Tensor, Tensor]:
-    """log π of each target, and the entropy of the distribution that it is one of; both in nats, [B, T].
-
-    Where the target is IGNORE both are 0. In float32, or in float64 if the hidden vectors are.
+    In float32, or in float64 if the hidden vectors are.
     """
     places_N, targets_N = places(targets_BT)
     hidden_ND = hidden_BTD.flatten(0, 1)[places_N]
@@ -42,18 +35,16 @@ def logprobs_and_entropies(
 
     def chunk(hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
         logits_NV = model.head(hidden_ND)
-        logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32)) / temperature
-        logs_NV = logits_NV.log_softmax(dim=-1)
-        chosen_N = logs_NV.gather(1, targets_N.clamp(min=0)[:, None])[:, 0]
-        return torch.stack((chosen_N, -(logs_NV.exp() * logs_NV).sum(dim=-1)))
+        logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
+        if temperature != 1:
+            logits_NV = logits_NV / temperature
+        return logits_NV.gather(1, targets_N.clamp(min=0)[:, None])[:, 0] - logits_NV.logsumexp(dim=-1)
 
     parts = zip(hidden_ND.split(rows), targets_N.split(rows), strict=True)
-    found_2N = torch.cat([checkpoint(chunk, h, t, use_reentrant=False) for h, t in parts], dim=1)
-    found_2N = found_2N.masked_fill(targets_N == IGNORE, 0.0)
+    found_N = torch.cat([checkpoint(chunk, h, t, use_reentrant=False) for h, t in parts])
     # Rows that only fill up (see `places`) name position 0 and add nothing to it.
-    empty = found_2N.new_zeros(targets_BT.numel())
-    logprobs, entropies = (empty.index_add(0, places_N, found_N) for found_N in found_2N)
-    return logprobs.view(targets_BT.shape), entropies.view(targets_BT.shape)
+    found_N = found_N.masked_fill(targets_N == IGNORE, 0.0)
+    return found_N.new_zeros(targets_BT.numel()).index_add(0, places_N, found_N).view(targets_BT.shape)
 
 
 def next_targets(tokens_BT: Tensor, mask_BT: Tensor) -> Tensor:

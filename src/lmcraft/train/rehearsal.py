@@ -5,7 +5,8 @@ twice and whatever can be trained can be planned. Only batches are made up, from
 
 1. Two steps: in the first the optimizer makes its state, in the second it has it, and from then on nothing grows.
 2. More than two micro-batches a step are like two: the first has no gradients to add to, the others have.
-3. All blocks of a stack hold the same, so of a deep model two and three blocks are rehearsed and the rest extrapolated.
+3. Blocks that are alike hold the same, so of many such blocks two and three are rehearsed and the rest extrapolated.
+   Blocks that differ (the last ones are trained, the others frozen) are all rehearsed beside them.
 
 Legend: B rows, T positions, S source positions.
 Proved by tests/unit/train/test_rehearsal.py and benchmarks/plan_grid.py.
@@ -23,7 +24,7 @@ from ..data.batch import IGNORE, Batch
 from ..layers.source import Source
 from ..models.model import count_parameters
 from . import loop
-from .ledger import OPTIMIZER, PARAMETERS, UPDATE, Ledger
+from .ledger import OPTIMIZER, PARAMETERS, UPDATE, Ledger, held_by
 from .shards import BLOCKS
 from .weightless import Weightless
 
@@ -46,6 +47,7 @@ class Rows:
         one_target: the only target is at the first position of each row (a label of the whole row).
         group: rows whose loss depends on one another.
         signals: names of the numbers that each row has beside its tokens.
+        token_signals: names of those that each position has.
     """
 
     width: int
@@ -56,6 +58,7 @@ class Rows:
     one_target: bool = False
     group: int = 1
     signals: tuple[str, ...] = ()
+    token_signals: tuple[str, ...] = ()
 
     def batch(self, rows: int) -> Batch:
         """Such a batch; the tokens are all 0."""
@@ -70,6 +73,7 @@ class Rows:
             segments_BS = _segments(rows, self.source, self.documents, self.filled)
             source = Source(torch.zeros_like(segments_BS), segments_BS)
         signals = {name: torch.ones(rows) for name in self.signals}
+        signals |= {name: torch.ones(rows, self.width) for name in self.token_signals}
         return Batch(torch.zeros_like(segments_BT), targets_BT, segments_BT, [], source, self.group, signals)
 
 
@@ -101,6 +105,7 @@ class Rehearsal:
         parameters: numbers of the model; `trained`: those with a gradient.
         operations: floating-point operations of a whole optimizer step.
         on_disk: bytes that lie in files instead.
+        scattered: bytes of a CPU's heap that lie between tensors at its largest extent.
     """
 
     parts: dict[str, float]
@@ -108,16 +113,12 @@ class Rehearsal:
     trained: int
     operations: float
     on_disk: float = 0.0
+    scattered: float = 0.0
 
     @property
     def live(self) -> float:
         """Bytes in all."""
         return sum(self.parts.values())
-
-    @property
-    def kept(self) -> float:
-        """Bytes that lie still from the first step to the last."""
-        return sum(self.parts.get(part, 0.0) for part in (PARAMETERS, OPTIMIZER))
 
 
 def rehearse(stage: Any, model: nn.Module, shape: Rows, config: loop.Config) -> Rehearsal:
@@ -127,16 +128,19 @@ def rehearse(stage: Any, model: nn.Module, shape: Rows, config: loop.Config) -> 
         model: with or without memory; it is copied.
         config: complete: lr and precision are set.
     """
-    layers = max((len(stack) for stack in _stacks(model)), default=0)
-    if layers <= FEW[1]:
-        found, operations = _counted(stage, model, shape, config, None)
+    counts = {len(_alike(stack)) for stack in _stacks(model)}
+    layers = max(counts, default=0)
+    if layers <= FEW[1] or len(counts) > 1:
+        found, operations, extent = _counted(stage, model, shape, config, None)
     else:
-        (low, low_operations), (high, high_operations) = (
+        (low, low_operations, low_extent), (high, high_operations, high_extent) = (
             _counted(stage, model, shape, config, few) for few in FEW
         )
         more = (layers - FEW[0]) / (FEW[1] - FEW[0])
         found = {phase: _extrapolated(low[phase], high[phase], more) for phase in low}
         operations = low_operations * (1 - more) + high_operations * more
+        extent = low_extent * (1 - more) + high_extent * more
+    scattered = extent - max(sum(parts.values()) for parts in found.values())
     parts = max(
         (_offloaded(parts, model, config) for parts in found.values()), key=lambda parts: sum(parts.values())
     )
@@ -147,6 +151,7 @@ def rehearse(stage: Any, model: nn.Module, shape: Rows, config: loop.Config) -> 
         sum(p.numel() for p in model.parameters() if p.requires_grad),
         operations,
         on_disk,
+        max(0.0, scattered),
     )
 
 
@@ -158,11 +163,11 @@ def _extrapolated(low: dict[str, float], high: dict[str, float], more: float) ->
 
 def _counted(
     stage: Any, model: nn.Module, shape: Rows, config: loop.Config, layers: int | None
-) -> tuple[dict[str, dict[str, float]], float]:
-    """Bytes at the fullest moment of each phase, and operations of a step.
+) -> tuple[dict[str, dict[str, float]], float, int]:
+    """Bytes at the fullest moment of each phase, operations of a step, and how far a heap would grow.
 
     Args:
-        layers: with so many blocks of each stack only.
+        layers: with so many of the blocks that are alike only.
     """
     micro = min(config.micro_batch_size or config.batch_size, config.batch_size)
     rows = min(config.batch_size, MICRO_BATCHES * micro)
@@ -173,7 +178,8 @@ def _counted(
     mode = Weightless(ledger)
     model = mode.copy(model)
     for stack in _stacks(model) if layers is not None else []:
-        del stack[layers:]
+        for number in reversed(_alike(stack)[layers:]):
+            del stack[number]
     with mode, ledger.watching(model):
         for _ in loop.train(stage, model, _Batches(shape, rows), short, None, lambda _: None):
             pass
@@ -183,7 +189,17 @@ def _counted(
     }
     done = mode.operations
     read = (done.total() - done[UPDATE]) * config.batch_size / rows
-    return parts, (read + done[UPDATE]) / STEPS
+    return parts, (read + done[UPDATE]) / STEPS, ledger.heap.extent
+
+
+def _alike(stack: nn.ModuleList) -> list[int]:
+    """The places of the largest group of blocks that hold the same, trained or frozen alike."""
+    groups: dict[tuple, list[int]] = {}
+    for number, block in enumerate(stack):
+        kinds = tuple(type(part) for part in block.modules())
+        tensors = tuple((tensor.shape, tensor.dtype, tensor.requires_grad) for tensor in held_by(block))
+        groups.setdefault((kinds, tensors), []).append(number)
+    return max(groups.values(), key=len)
 
 
 def _stacks(model: nn.Module) -> list[nn.ModuleList]:

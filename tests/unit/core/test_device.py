@@ -53,14 +53,3 @@ def test_the_home_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch,
     assert device.home() == tmp_path
     monkeypatch.delenv("LMCRAFT_HOME")
     assert device.home() == Path.home() / ".cache" / "lmcraft"
-
-
-def test_memory_settings_are_harmless_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If this failed, training would not start on a system without glibc."""
-    assert device.keep_freed_memory() in (True, False)
-
-    def no_library(_: str) -> None:
-        raise OSError("not found")
-
-    monkeypatch.setattr(device.ctypes, "CDLL", no_library)
-    assert device.keep_freed_memory() is False

@@ -21,7 +21,9 @@ from lmcraft.layers.source import Source
 from lmcraft.train.logprobs import answer_logprobs
 
 LETTERS, END, LONGEST, PROMPTS = 5, 5, 4, 4
-PLACES = LONGEST + 1
+# Before the prompt stands an end: rotary attention cannot count equal letters unless something else comes first.
+BEGIN = 2
+PLACES = BEGIN + LONGEST
 
 
 def answers() -> list[tuple[int, ...]]:
@@ -49,7 +51,7 @@ class Table(nn.Module):
 
     def __init__(self, width: int, seed: int) -> None:
         super().__init__()
-        rows = [(p, *y) for p in range(PROMPTS) for y in answers()]
+        rows = [(END, p, *y) for p in range(PROMPTS) for y in answers()]
         known = sorted({0, *(code(row[: n + 1]) for row in rows for n in range(len(row)))})
         place_of = torch.zeros((END + 2) ** PLACES, dtype=torch.long)
         place_of[torch.tensor(known)] = torch.arange(len(known))
@@ -75,7 +77,7 @@ class World:
     def __init__(self) -> None:
         self.answers = answers()
         assert len(self.answers) == 781
-        rows = [(p, *y) for p in range(PROMPTS) for y in self.answers]
+        rows = [(END, p, *y) for p in range(PROMPTS) for y in self.answers]
         self.lengths_N = torch.tensor([len(row) for row in rows])
         self.tokens_NT = torch.tensor([[*row, *[0] * (PLACES - len(row))] for row in rows])
         self.segments_NT = (torch.arange(PLACES) < self.lengths_N[:, None]).long()
@@ -84,7 +86,7 @@ class World:
 
     def logprobs(self, policy: nn.Module) -> Tensor:
         """log π of every answer, [PROMPTS, Y]."""
-        mask_NT = (self.segments_NT == 1) & (torch.arange(PLACES) > 0)
+        mask_NT = (self.segments_NT == 1) & (torch.arange(PLACES) >= BEGIN)
         hidden_NTD = policy(self.tokens_NT, self.segments_NT)
         return answer_logprobs(policy, hidden_NTD, self.tokens_NT, mask_NT).view(PROMPTS, -1)
 
@@ -117,7 +119,7 @@ class World:
         if weights is None:
             weights = torch.sigmoid(self.rewards_N[left] - self.rewards_N[right])
         targets_BT = torch.full((len(left), PLACES), IGNORE)
-        targets_BT[:, 1] = 0
+        targets_BT[:, BEGIN] = 0
         source = Source(self.tokens_NT[right], self.segments_NT[right])
         signals = {"margin": torch.zeros(len(left), dtype=torch.float64), "weight": weights}
         return Batch(self.tokens_NT[left], targets_BT, self.segments_NT[left], [], source, 1, signals)
