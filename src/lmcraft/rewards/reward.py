@@ -75,15 +75,20 @@ def entry(value: Any) -> Any:
     return find.module("rewards", value["kind"]).Config(**value)
 
 
-def together(configs: Sequence[Any], tokenizer: Tokenizer) -> Reward:
+class Together:
     """The weighted sum of rewards."""
-    built = [
-        (config.weight, find.module("rewards", config.kind).build(config, tokenizer)) for config in configs
-    ]
 
-    def reward(answers: Sequence[Answer]) -> list[float]:
+    def __init__(self, parts: Sequence[tuple[float, Reward]]) -> None:
+        self.parts = parts
+
+    def __call__(self, answers: Sequence[Answer]) -> list[float]:
+        """One finite number for each answer, in order.
+
+        Raises:
+            UserError: one is not finite.
+        """
         totals = [0.0] * len(answers)
-        for weight, one in built:
+        for weight, one in self.parts:
             for place, score in enumerate(one(answers)):
                 totals[place] += weight * score
         for answer, total in zip(answers, totals, strict=True):
@@ -94,4 +99,14 @@ def together(configs: Sequence[Any], tokenizer: Tokenizer) -> Reward:
                 )  # fmt: skip
         return totals
 
-    return reward
+    @property
+    def judges(self) -> list[Any]:
+        """Those whose scores have no scale of their own, and can be given one: `normalise(answers)`."""
+        return [one for _, one in self.parts if hasattr(one, "normalise")]
+
+
+def together(configs: Sequence[Any], tokenizer: Tokenizer) -> Together:
+    """The weighted sum of rewards."""
+    return Together(
+        [(config.weight, find.module("rewards", config.kind).build(config, tokenizer)) for config in configs]
+    )

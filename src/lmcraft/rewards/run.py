@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
+from torch import nn
 
 from ..core.errors import UserError
 from ..generate import scoring
@@ -40,10 +41,24 @@ def build(config: Config, tokenizer: Tokenizer) -> Reward:
             why="it would read other words than were written",
             fix="train both from the same base",
         )  # fmt: skip
-    longest = lm.model.max_length
+    return Judge(lm.model)
 
-    def reward(answers: Sequence[Answer]) -> list[float]:
+
+class Judge:
+    """A reward model, as a reward."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def __call__(self, answers: Sequence[Answer]) -> list[float]:
+        """The score of each answer."""
+        return scoring.scores(self.model, self._rows(answers))
+
+    def normalise(self, answers: Sequence[Answer]) -> None:
+        """From now on these answers have scores of mean 0 and deviation 1."""
+        scoring.normalise(self.model, self._rows(answers))
+
+    def _rows(self, answers: Sequence[Answer]) -> list[list[int]]:
+        longest = self.model.max_length
         rows = [[*answer.prompt_ids, *answer.ids] for answer in answers]
-        return scoring.scores(lm.model, [row[-longest:] if longest else row for row in rows])
-
-    return reward
+        return [row[-longest:] if longest else row for row in rows]

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -42,6 +42,8 @@ from ..train.reference import Reference, only_adapters_train
 from . import critic, episodes
 from .objective import k1
 from .settings import Rollout
+
+NORMALISED = 256  # answers on which a reward model is brought to mean 0 and deviation 1
 
 
 class Learns(Protocol):
@@ -176,18 +178,33 @@ class Experience:
 
     def scores(self, prompts: episodes.Prompts, answers: list[Completion]) -> list[float]:
         """What the answers are worth."""
-        given = [
+        given = self._given(prompts, answers)
+        worth, missing = self.reward(given), self.rollout.missing_eos
+        return [
+            score if answer.stopped or missing is None else missing
+            for answer, score in zip(given, worth, strict=True)
+        ]
+
+    def normalise(self, judges: Sequence[Any]) -> None:
+        """Gives reward models mean 0 and deviation 1 on what the policy says before it has learned anything.
+
+        The policy is then what it is at every start of a run, before a checkpoint is read: nothing has to be kept.
+        """
+        count = len(self.prompts.rows)
+        asked = self.prompts.batch([place % count for place in range(NORMALISED)])
+        prompts = episodes.Prompts.of(asked, 1)
+        given = self._given(prompts, self.answers(prompts, f"{self.seed} before"))
+        for judge in judges:
+            judge.normalise(given)
+
+    def _given(self, prompts: episodes.Prompts, answers: list[Completion]) -> list[Answer]:
+        return [
             Answer(
                 prompt_ids=prompts.ids[i], ids=answer.tokens, text=answer.text,
                 question=self.asked.question.get(prompts.where[i], ""), stopped=answer.finish_reason == "stop",
                 expected=self.asked.expected.get(prompts.where[i]),
             ) for i, answer in enumerate(answers)
         ]  # fmt: skip
-        worth, missing = self.reward(given), self.rollout.missing_eos
-        return [
-            score if answer.stopped or missing is None else missing
-            for answer, score in zip(given, worth, strict=True)
-        ]
 
     @torch.no_grad()
     def _read(self, rows: Batch, round_: int, answers: list[Completion]) -> dict[str, Tensor]:

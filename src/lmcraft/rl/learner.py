@@ -86,10 +86,14 @@ class Learner:
             {str(record.where): prompts.question(record) for record in records},
             {str(record.where): getattr(record, "answer", None) for record in records},
         )
-        return Experience(
-            self, loader, lm.model, lm.engine, rewards.together(self.config.reward, lm.tokenizer),
-            self.config.rollout, asked, train.batch_size, train.micro_batch_size, train.precision,
+        reward = rewards.together(self.config.reward, lm.tokenizer)
+        made = Experience(
+            self, loader, lm.model, lm.engine, reward, self.config.rollout, asked, train.batch_size,
+            train.micro_batch_size, train.precision,
         )  # fmt: skip
+        if reward.judges and getattr(self.config, "normalise", False):
+            made.normalise(reward.judges)
+        return made
 
     def read(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Log-probabilities of the targets at the temperature of sampling, [B, T]."""

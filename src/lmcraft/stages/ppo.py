@@ -59,7 +59,9 @@ class Config(Rewarded):
     discount: float = Field(1.0, gt=0, le=1)
     decay: float = Field(0.95, ge=0, le=1, description="λ of GAE")
     critic: Literal["shared", "separate"] = "shared"
-    normalise: bool = Field(True, description="give a reward model mean 0, deviation 1 on the first answers")
+    normalise: bool = Field(
+        True, description="give a reward model mean 0, deviation 1 on what is said at first"
+    )
     whiten_advantages: bool = Field(True, description="mean 0, deviation 1 over the tokens of a round")
     whiten_rewards: bool = Field(False, description="divide the rewards of a round by their deviation")
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 
 from lmcraft.core.errors import UserError
+from lmcraft.data.loader import Loader
+from lmcraft.data.records import Message, Prompt, Where
+from lmcraft.data.tokens import write
 from lmcraft.generate import scoring
+from lmcraft.generate.language_model import LanguageModel
 from lmcraft.models import decoder, heads, weights
 from lmcraft.models import model as models
 from lmcraft.rewards import reward, run
 from lmcraft.rewards.reward import Answer
+from lmcraft.stages import ppo
 from lmcraft.text.tokenizer import Tokenizer
+from lmcraft.train import loop
 
 CONTEXT = 12
 
@@ -71,6 +79,36 @@ def test_its_weight_is_applied_once(judge, tokenizer):
         reward.together([run.Config(path=str(judge[0]), weight=weight)], tokenizer) for weight in (1.0, 2.0)
     )
     assert double(ANSWERS) == pytest.approx([2 * score for score in plain(ANSWERS)], abs=1e-6)
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_ppo_brings_it_to_a_common_scale(judge, tokenizer, tmp_path, normalise):
+    """A failure would mean that the weight of the penalty means another thing with every reward model (trap 36)."""
+    folder, own = judge
+    config = ppo.Config(
+        reward=str(folder), normalise=normalise,
+        rollout={"episodes": 128, "max_new_tokens": 6, "missing_eos": None, "temperature": 2.0},
+    )  # fmt: skip
+    stage = ppo.PPO(config)
+    torch.manual_seed(1)
+    policy = models.build(decoder.Config(vocab=tokenizer.size, layers=1, width=16, heads=2, context=CONTEXT))
+    records = [
+        Prompt((Message("user", word),), None, Where("words", n)) for n, word in enumerate("is it".split())
+    ]
+    policy = stage.ready(policy, records, tokenizer)
+    documents = stage.documents(records, tokenizer, None, CONTEXT, Counter())
+    shard = write(tmp_path / "shard", documents, tokenizer.size, {}, Counter())
+    loader = stage.experience(
+        Loader(shard, CONTEXT, 128, 0, pack=False), LanguageModel(policy, tokenizer, None), records,
+        loop.Config(batch_size=128, precision="fp32"),
+    )  # fmt: skip
+    assert loader.read == 0  # nothing is used up
+    loader.next()
+    (model,) = (one.model for one in loader.reward.judges)
+    assert (model.config.gain != own.config.gain) == normalise
+    if normalise:
+        assert loader.facts["score"] == pytest.approx(0, abs=4 / 128**0.5)
+        assert loader.facts["score_std"] == pytest.approx(1, abs=0.25)
 
 
 def test_another_tokenizer_is_refused(judge):

@@ -183,6 +183,25 @@ def test_noted_logprobs_are_those_that_are_read(world, tmp_path, temperature):
     torch.testing.assert_close(rows.signals["logprobs"], read, rtol=0, atol=1e-5)
 
 
+def test_judges_are_measured_before_anything_is_learned(world, tmp_path):
+    """Every start measures on the same answers; a failure would mean that a resumed run has another reward."""
+
+    class Judge:
+        def normalise(self, answers) -> None:
+            self.heard = [(tuple(answer.prompt_ids), tuple(answer.ids)) for answer in answers]
+
+    heard = []
+    for _ in range(2):
+        _, _, loader = make(world, tmp_path)
+        before, judge = loader.state(), Judge()
+        loader.normalise([judge])
+        assert loader.state() == before
+        heard.append(judge.heard)
+        assert spoken(loader) == spoken(make(world, tmp_path)[2])
+    assert heard[0] == heard[1] and len(heard[0]) == experience.NORMALISED
+    assert {prompt for prompt, _ in heard[0]} == {(EOS, prompt) for prompt in range(4)}
+
+
 def test_one_step_a_round_has_values_too(world, tmp_path):
     """Values are not noted while sampling; a failure would mean that PPO cannot learn from every answer once."""
     _, _, loader = make(world, tmp_path, batch_size=32, rollout={"epochs": 1})
