@@ -87,6 +87,7 @@ class Table(Strict):
     headings: list[str]
     rows: list[list[float | int | str | None]]
     note: str = ""
+    prose: bool = Field(False, description="cells are sentences, not numbers")
 
 
 class Finding(Strict):

@@ -5,6 +5,7 @@ Proved by tests/cli/test_rounds.py.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,15 @@ from ..report import study
 from ..report.finding import Figure, Finding, Line, Panel, Study, Table
 from .settings import Config
 
+SHOWN = 240  # characters of a text
 QUESTION = "Has the policy become better, and does everybody think so, or only its reward model?"
 
 
-def write(place: Path, config: Config, rounds: Sequence[dict[str, Any]]) -> Path:
+def write(place: Path, config: Config, rounds: Sequence[dict[str, Any]], seconds: float) -> Path:
     """Writes report.html of the last of these rounds."""
     done = Study(
         name="feedback-round", question=QUESTION, finding=finding(rounds), config=config.model_dump(mode="json"),
-        command=f"lmcraft feedback round --rounds {len(rounds)} --out {place.parent}", seconds=0.0,
+        command=f"lmcraft feedback round --rounds {len(rounds)} --out {place.parent}", seconds=round(seconds, 1),
         **study.circumstances(("lmcraft", "torch")),
     )  # fmt: skip
     return study.write(place, done)
@@ -65,32 +67,29 @@ def _claim(last: dict[str, Any]) -> str:
 
 
 def _figure(rounds: Sequence[dict[str, Any]]) -> Figure:
-    numbers = [float(one["round"]) for one in rounds]
-    half = [one["half_width"] or 0.0 for one in rounds]
-    rates = [one["win_rate"] for one in rounds]
+    names = [f"round {one['round']}" for one in rounds]
+    half, rates = [one["half_width"] or 0.0 for one in rounds], [one["win_rate"] for one in rounds]
+    golds = [one["gold"] for one in rounds]
+
+    def bars(label: str, values: list[float | None], widths: list[float] | None = None) -> Line:
+        ends = widths or [0.0] * len(values)
+        low, high = ([(v or 0.0) + sign * w for v, w in zip(values, ends, strict=True)] for sign in (-1, 1))
+        spread = {"low": low, "high": high} if widths else {}
+        return Line(label=label, x=names, y=values, kind="bars", **spread)
+
+    gains = [bars("reward model", [one["proxy"][1] - one["proxy"][0] for one in rounds])]
+    if all(golds):
+        gains.append(bars("gold", [policy - base for base, policy in golds]))
     panels = [
-        Panel(
-            title="Preferred to the base", x="round", y="share", percent=True, levels={"as good as the base": 0.5},
-            lines=[Line(
-                label="policy", x=numbers, y=rates,
-                low=[(rate or 0.0) - width for rate, width in zip(rates, half, strict=True)],
-                high=[(rate or 0.0) + width for rate, width in zip(rates, half, strict=True)],
-            )],
-        ),
-        Panel(
-            title="Proxy and gold", x="round", y="gain over the base",
-            lines=[
-                Line(label="reward model", x=numbers, y=[one["proxy"][1] - one["proxy"][0] for one in rounds]),
-                *([Line(label="gold", x=numbers, y=[one["gold"][1] - one["gold"][0] for one in rounds])]
-                  if all(one["gold"] for one in rounds) else []),
-            ],
-        ),
-        Panel(
-            title="How far it went", x="round", y="KL to the base, nats",
-            lines=[Line(label="policy", x=numbers, y=[one["kl"] for one in rounds])],
-        ),
+        Panel(title="Preferred to the base", x="", y="share of held-out prompts", percent=True,
+              levels={"as good as the base": 0.5}, lines=[bars("policy", rates, half)]),
+        Panel(title="Proxy and gold", x="", y="gain over the base", lines=gains),
+        Panel(title="How far it went", x="", y="KL to the base, nats",
+              lines=[bars("policy", [one["kl"] for one in rounds])]),
     ]  # fmt: skip
-    return Figure(name="rounds", caption="Bars are 95 % intervals over the held-out prompts.", panels=panels)
+    return Figure(
+        name="rounds", caption="Whiskers are 95 % intervals over the held-out prompts.", panels=panels
+    )
 
 
 def _table(rounds: Sequence[dict[str, Any]]) -> Table:
@@ -117,8 +116,13 @@ def _table(rounds: Sequence[dict[str, Any]]) -> Table:
 
 
 def _samples(last: dict[str, Any]) -> Table:
-    rows = [[one["prompt"], one["base"], one["policy"]] for one in last["samples"]]
-    return Table(title="The same held-out prompts", headings=["prompt", "base", "policy"], rows=rows)
+    rows = [[_short(one[name]) for name in ("prompt", "base", "policy")] for one in last["samples"]]
+    headings = ["prompt", "base", "policy"]
+    return Table(title="The same held-out prompts", headings=headings, rows=rows, prose=True)
+
+
+def _short(text: str) -> str:
+    return textwrap.shorten(text, SHOWN, placeholder=" …")
 
 
 def _number(value: float | None, form: str) -> str:

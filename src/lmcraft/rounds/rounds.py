@@ -20,6 +20,7 @@ Proved by tests/cli/test_rounds.py.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -115,6 +116,7 @@ def _round(
     place = out / f"round-{number}"
     if (place / "round.json").exists():
         return read_json(place / "round.json")
+    started = time.perf_counter()
     place.mkdir(exist_ok=True)
     policy = config.base if number == 1 else str(out / f"round-{number - 1}" / "policy")
     asked = votes.project(store, config.project)
@@ -140,7 +142,7 @@ def _round(
         return waiting
     found = _measured(number, config, place, compared, keys, reward, trained)
     found["over_optimised"] = judged.over_optimised(found, before[-1] if before else None)
-    page.write(place, config, [*before, found])
+    page.write(place, config, [*before, found], time.perf_counter() - started)
     write_json(place / "round.json", found)
     return found
 
