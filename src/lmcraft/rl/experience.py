@@ -198,9 +198,12 @@ class Experience:
             judge.normalise(given)
 
     def _given(self, prompts: episodes.Prompts, answers: list[Completion]) -> list[Answer]:
+        read = (
+            prompts.sources or prompts.ids
+        )  # beside a source the prompt itself is only where the answer begins
         return [
             Answer(
-                prompt_ids=prompts.ids[i], ids=answer.tokens, text=answer.text,
+                prompt_ids=read[i], ids=answer.tokens, text=answer.text,
                 question=self.asked.question.get(prompts.where[i], ""), stopped=answer.finish_reason == "stop",
                 expected=self.asked.expected.get(prompts.where[i]),
             ) for i, answer in enumerate(answers)

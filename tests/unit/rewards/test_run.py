@@ -68,9 +68,11 @@ def test_twice_is_the_same(judge, tokenizer):
 def test_of_what_is_too_long_the_end_is_read(judge, tokenizer):
     """A failure would mean that a long prompt hides the answer, or stops training."""
     given = run.build(run.Config(path=str(judge[0])), tokenizer)
-    long = Answer([7] * 3 * CONTEXT, [4, 2], "")
-    kept = ([7] * 3 * CONTEXT)[-CONTEXT + 2 :] if judge[1].max_length == CONTEXT else long.prompt_ids
-    assert given([long]) == pytest.approx(given([Answer(kept, [4, 2], "")]), abs=1e-6)
+    prompt = [5, 6, 7, 8] * CONTEXT
+    (long,) = given([Answer(prompt, [4, 2], "")])
+    (kept,) = given([Answer(prompt[2 - CONTEXT :], [4, 2], "")])
+    (other,) = given([Answer(prompt[2 - CONTEXT :], [2, 4], "")])
+    assert long == pytest.approx(kept, abs=1e-6) and abs(long - other) > 1e-3
 
 
 def test_its_weight_is_applied_once(judge, tokenizer):

@@ -80,6 +80,14 @@ def test_an_answer_without_an_end_has_the_score_of_that(world, tmp_path):
         assert loader.scores(prompts, answers) == right
 
 
+def test_a_reward_reads_what_the_policy_read(world, tmp_path):
+    """A failure would mean that answers of an encoder-decoder are judged without the question."""
+    _, _, loader = make(world, tmp_path)
+    for sources, right in ((None, [5]), ([[3, 2]], [3, 2])):
+        (given,) = loader._given(episodes.Prompts([[5]], sources, ["a"]), [said([1, EOS])])
+        assert given.prompt_ids == right and given.ids == [1, EOS] and given.stopped
+
+
 def spoken(loader) -> list[list[int]]:
     """The answers of the next round."""
     loader.next()
