@@ -64,9 +64,9 @@ TRAINING_SHARE, PRETRAIN_SHARE = 0.5, 0.6
 UPBEAT, ME = "vader", "me"
 VOTES = {UPBEAT: {"prompts": 400, "held_out": 128}, ME: {"prompts": 24, "held_out": 12}}
 ROUND = {"max_new_tokens": 40, "temperature": 1.0, "manner": {"temperature": 0.2}, "project": "demo"}
-REWARD = ["train.batch_size=16", "train.lr=3e-4"]
+REWARD = ["train.batch_size=16", "train.lr=1e-4"]
 PPO = [
-    "stage.rollout.episodes=64", "train.batch_size=64", "train.micro_batch_size=16", "train.lr=1e-4",
+    "stage.kl.coef=0.1", "stage.rollout.episodes=64", "train.batch_size=64", "train.micro_batch_size=16", "train.lr=1e-4",
     "train.optim.kind=adamw", "train.optim.weight_decay=0", "train.save_every=40",
 ]  # fmt: skip
 ANSWERS = 128
@@ -170,7 +170,7 @@ def _feedback(out: Path, data: str, steps: Steps, follow: Follow, ask: Ask | Non
     votes, rater = (VOTES[UPBEAT], UPBEAT) if ask is None else (VOTES[ME], PEOPLE)
     asked = RoundsConfig(
         base=str(out / "sft"), data={"files": [data]}, rater=rater, seed=SEED, **votes, **ROUND,
-        reward=[*REWARD, f"train.steps={-(-steps.ppo // 2)}"], ppo=[*PPO, f"train.steps={steps.ppo}"],
+        reward=[*REWARD, f"train.steps={-(-steps.ppo // 3)}"], ppo=[*PPO, f"train.steps={steps.ppo}"],
     )  # fmt: skip
     place.mkdir(exist_ok=True)
     with Store(str(place / "votes.db")) as store:
