@@ -13,7 +13,7 @@ from lmcraft.data import synthetic
 
 FEW = ["train.steps=2", "train.batch_size=4", "sample.max_new_tokens=4"]
 ROUND = [
-    "base=sft", "data=chats.jsonl", "prompts=24", "held_out=6", "max_new_tokens=8",
+    "base=sft", "data=chats.jsonl", "prompts=12", "held_out=4", "max_new_tokens=8",
     "reward=[train.steps=2, train.batch_size=4]", "ppo=[train.steps=2, train.batch_size=4, sample.max_new_tokens=4]",
     "--out", "rounds",
 ]  # fmt: skip
@@ -74,7 +74,7 @@ def test_people_are_waited_for(folder: Path):
     """If this failed, a round would go on without the votes of the people whom it is for."""
     asked = ["feedback", "round", *ROUND[:-1], "people", "--json"]
     first = json.loads(lmcraft_in(folder, *asked).stdout)
-    assert first["rounds"] == [] and first["waiting"]["items"] > 10
+    assert first["rounds"] == [] and first["waiting"]["items"] > 6
     assert not (folder / "people" / "round-1" / "reward").exists()
     for _ in range(2):  # the votes of the round, then those on held-out prompts
         waiting = json.loads(lmcraft_in(folder, *asked).stdout)["waiting"]

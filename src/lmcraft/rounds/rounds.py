@@ -46,7 +46,8 @@ from .settings import Config
 from .votes import Waiting
 
 Follow = Callable[[Iterable, str], Any]
-HELD_OUT = 0.1  # of the prompts with votes, on which the reward model is measured
+# Shares of the prompts with votes on which the reward model is measured: the first that leaves some on both sides.
+HELD_OUT = (0.1, 0.2, 0.4)
 
 
 def perform(
@@ -157,7 +158,10 @@ def _preferences(asked: Project, place: Path, config: Config) -> None:
     if file.exists():
         return
     snapshot, who = asked.snapshot(), "simulated" if config.simulated else "people"
-    made = preferences.build(snapshot, preferences.Config(who=who, held_out=HELD_OUT))
+    for share in HELD_OUT:
+        made = preferences.build(snapshot, preferences.Config(who=who, held_out=share))
+        if made.train and made.held_out:
+            break
     if not made.train or not made.held_out:
         raise UserError(
             f"there are {len(made.train)} preferences to train on and {len(made.held_out)} to measure on",
