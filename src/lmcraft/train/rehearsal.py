@@ -32,7 +32,10 @@ STEPS = 2
 MICRO_BATCHES = 2
 ON_DISK = "on disk"
 WHOLE = 8  # as many blocks that are alike are all rehearsed
-FEW = (3, 6)  # from so many, more are extrapolated; far apart, because the extent of a heap is no straight line
+FEW = (
+    3,
+    6,
+)  # from so many, more are extrapolated; far apart, because the extent of a heap is no straight line
 
 
 @dataclass(frozen=True)
