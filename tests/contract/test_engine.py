@@ -47,8 +47,8 @@ SOURCE = [7, 70, 17, 107]
 class Reading(Engine):
     """An Engine that gives every request the same source where the model reads one."""
 
-    def stream(self, prompts, samplings, sources=None):
-        return super().stream(prompts, samplings, self._given(prompts, sources))
+    def stream(self, prompts, samplings, sources=None, whole=False):
+        return super().stream(prompts, samplings, self._given(prompts, sources), whole)
 
     def score(self, pairs, batch_size=32, sources=None):
         return super().score(pairs, batch_size, self._given(pairs, sources))

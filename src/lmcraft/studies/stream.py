@@ -12,7 +12,7 @@ Proved by tests/unit/studies/test_stream.py.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,14 @@ class Stream:
         made = self.make(generator(self.seed, self.read), self.batch_size)
         self.read += self.batch_size
         return made
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What a checkpoint has to keep."""
+        return {}, {"read": self.read}
+
+    def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Goes on from a checkpoint."""
+        self.read = facts["read"]
 
 
 def generator(seed: int, place: int) -> torch.Generator:

@@ -6,7 +6,7 @@
    that of a process which `lmcraft train` has started (lmcraft.core.heap); one that Python code trains in, without the
    environment variable named there, can need half as much again and more.
 2. FIRST_USE: code and tables of the libraries that the first step touches, and the heap's room for small objects.
-   Fitted to 26 of the runs of benchmarks/plan_grid.py, glibc 2.36 and torch 2.13 on one core.
+   Fitted to the first 26 runs of benchmarks/plan_grid.py, glibc 2.36 and torch 2.13 on one core.
 3. With N processes: all of it in each (ddp) and a bucket of gradients; or shares of weights, gradients and optimizer,
    and the largest block put together twice (fsdp). Neither this nor what offload leaves was compared with real runs.
 4. An accelerator has no such heap; its allocator rounds to 2 MiB, which is not counted.

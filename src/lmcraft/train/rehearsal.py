@@ -5,7 +5,7 @@ twice and whatever can be trained can be planned. Only batches are made up, from
 
 1. Two steps: in the first the optimizer makes its state, in the second it has it, and from then on nothing grows.
 2. More than two micro-batches a step are like two: the first has no gradients to add to, the others have.
-3. Blocks that are alike hold the same, so of many such blocks two and three are rehearsed and the rest extrapolated.
+3. Blocks that are alike hold the same, so of many such blocks only few are rehearsed and the rest is extrapolated.
    Blocks that differ (the last ones are trained, the others frozen) are all rehearsed beside them.
 
 Legend: B rows, T positions, S source positions.
@@ -31,7 +31,11 @@ from .weightless import Weightless
 STEPS = 2
 MICRO_BATCHES = 2
 ON_DISK = "on disk"
-FEW = (2, 3)  # blocks of a stack from which deeper ones are extrapolated
+WHOLE = 8  # as many blocks that are alike are all rehearsed
+FEW = (
+    3,
+    6,
+)  # from so many, more are extrapolated; far apart, because the extent of a heap is no straight line
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,7 @@ def rehearse(stage: Any, model: nn.Module, shape: Rows, config: loop.Config) -> 
     """
     counts = {len(_alike(stack)) for stack in _stacks(model)}
     layers = max(counts, default=0)
-    if layers <= FEW[1] or len(counts) > 1:
+    if layers <= WHOLE or len(counts) > 1:
         found, operations, extent = _counted(stage, model, shape, config, None)
     else:
         (low, low_operations, low_extent), (high, high_operations, high_extent) = (
