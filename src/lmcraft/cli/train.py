@@ -5,6 +5,7 @@ Proved by tests/cli/test_life.py and tests/cli/test_bad_input.py.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -20,7 +21,7 @@ NEXT = {
     "mask": ("read", ' "It was the [MASK] of it."'),
     **dict.fromkeys(("classify", "tag", "embed"), ("read", ' "a text"')),
     "reward": ("eval", " reward"),
-    "dpo": ("chat", ""),
+    **dict.fromkeys(("dpo", "ppo", "grpo", "best_of_n"), ("chat", "")),
 }
 
 
@@ -74,4 +75,8 @@ def _tell(result: dict[str, Any], stage: str) -> None:
     say(f"{result['run']}: {result['status']} after {result['step']} steps{loss}")
     say(f"report: {result['report']}")
     verb, question = NEXT.get(stage, NEXT["pretrain"])
+    if verb == "chat" and not [
+        *Path(result["run"]).glob("*/chat_template.jinja")
+    ]:  # its base knows no conversation
+        verb, question = NEXT["pretrain"]
     say(f"next:   lmcraft {verb} {result['run']}{question}")

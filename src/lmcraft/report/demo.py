@@ -71,7 +71,9 @@ DRAWN = {
 
 def story(directory: Path, summary: dict[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
     """Everything that the template `demo.jinja` shows."""
-    found = {run.name: reading.read(run) for run in runs}
+    told = list(mapping(summary.get("stages")))
+    names = told if len(told) == len(runs) else [run.name for run in runs]
+    found = {str(name): reading.read(run) for name, run in zip(names, runs, strict=True)}
     values = _values(summary, found)
     tuned = next((facts for facts in reversed(found.values()) if facts.stage == "sft"), None)
     return {
@@ -84,6 +86,7 @@ def story(directory: Path, summary: dict[str, Any], runs: Sequence[Run]) -> dict
         "notes": _notes(values),
         "bars": [bars for quantity in QUANTITIES if (bars := _bars(quantity, values))],
         "chats": _chats(summary),
+        "upbeat": _upbeat(summary),
         "preview": tokens.rows(tuned.data.get("preview")) if tuned else [],
         "command": _command(directory, summary, tuned),
         "time": words.duration(summary.get("seconds")),
@@ -118,7 +121,7 @@ def _stage(directory: Path, name: str, figure: str, values: dict[str, Any], fact
         return Stage(name, name, None, [], cells, None, None)
     run, here = facts.run.path.resolve(), directory.resolve()
     link = f"{quote(run.relative_to(here).as_posix())}/report.html" if run.is_relative_to(here) else None
-    curve = figures.loss(facts, figure)
+    curve = figures.first(facts, figure)
     return Stage(name, stories.title(facts), link, stories.sentences(facts), cells, curve, statistics(facts))
 
 
@@ -158,6 +161,18 @@ def _bars(quantity: Quantity, values: dict[str, dict[str, Any]]) -> Bars | None:
     longest = 1.0 if quantity.key == "share_stopped" else max(known.values()) or 1.0
     bars = [(name, quantity.write(n), round(100 * min(1.0, n / longest), 2)) for name, n in known.items()]
     return Bars(quantity.heading, DRAWN[quantity.key], bars)
+
+
+def _upbeat(summary: dict[str, Any]) -> str:
+    """Whether learning from votes did what those who voted like; empty where nobody did."""
+    found = mapping(summary.get("upbeat"))
+    difference, p = words.number(found.get("difference")), words.number(found.get("p"))
+    if difference is None or p is None:
+        return ""
+    return (
+        f"Learning from votes changed how upbeat answers to held-out messages are by {difference:+.3f} "
+        f"(p = {p:.2g}, the chance of a difference as large if it had changed nothing)."
+    )
 
 
 def _chats(summary: dict[str, Any]) -> list[samples.Sample]:

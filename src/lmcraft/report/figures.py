@@ -78,14 +78,23 @@ def series(facts: Facts, name: str) -> Series:
 
 def curves(facts: Facts, name: str = "run") -> list[Figure]:
     """The figures of a run that have something to show; `name` keeps the ids of several runs on a page apart."""
-    drawn = [loss(facts, name)]
+    drawn = [first(facts, name)]
     for column, title, tick in (
+        ("kl", "KL to the base, nats an answer", words.decimal),
+        ("stopped", "Share of answers that end by themselves", words.decimal),
         ("learning_rate", "Learning rate", words.decimal),
         ("grad_norm", "Gradient norm", words.decimal),
         ("tokens_per_second", "Tokens per second", words.axis),
     ):
         drawn.append(_line(facts, f"{name}-{column}", column, title, tick))
     return [figure for figure in drawn if figure is not None]
+
+
+def first(facts: Facts, name: str = "run") -> Figure | None:
+    """What tells most: the score where a model learns from its own answers, else the loss."""
+    if series(facts, "score"):
+        return _line(facts, f"{name}-score", "score", "Score of answers", words.decimal)
+    return loss(facts, name)
 
 
 def loss(facts: Facts, name: str = "run") -> Figure | None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+from ..text.chat import ChatTemplate
 from . import words
 from .facts import Facts, mapping
 
@@ -41,9 +42,14 @@ DOING = {
     "classify": "trained to classify the texts of",
     "tag": "trained to tag the words of",
     "embed": "trained to find the partners in",
+    "reward": "trained to score answers as raters do, on",
+    "dpo": "trained on preferences, of",
+    "ppo": "trained by PPO on its own answers to",
+    "grpo": "trained on its own answers, compared with each other, to",
+    "best_of_n": "trained on the best of its own answers to",
 }
 # What a loss is counted by, where it is no token of a text; a perplexity then means nothing.
-TARGETS = {"classify": "text", "tag": "word", "embed": "pair"}
+TARGETS = {"classify": "text", "tag": "word", "embed": "pair", "reward": "pair", "dpo": "pair"}
 READS = {
     "mask": ("Let it guess a hidden word", '"It was the [MASK] of it."'),
     "classify": ("Let it classify a text", '"a text"'),
@@ -57,7 +63,8 @@ def title(facts: Facts) -> str:
     """What the stage is called in a heading."""
     names = {
         "pretrain": "Pre-training", "sft": "Fine-tuning", "mask": "Masked words", "classify": "Classification",
-        "tag": "Tagging", "embed": "Sentence embeddings",
+        "tag": "Tagging", "embed": "Sentence embeddings", "reward": "Reward model", "dpo": "Preferences",
+        "ppo": "Reinforcement learning", "grpo": "Reinforcement learning", "best_of_n": "Best of its answers",
     }  # fmt: skip
     return names.get(facts.stage, facts.stage.replace("_", " ").capitalize())
 
@@ -121,6 +128,11 @@ def _how_long(facts: Facts) -> str:
 
 
 def _result(facts: Facts) -> str:
+    if scores := facts.column("score"):  # of its own answers; a loss says nothing there
+        far = facts.column("kl")
+        distance = f", {words.decimal(far[-1])} nats an answer from where it began" if far else ""
+        begin, end = words.decimal(scores[0]), words.decimal(scores[-1])
+        return f"The mean score of its answers went from {begin} to {end}{distance}."
     for column, name in (("eval_loss", "held-out loss"), ("loss", "training loss")):
         values = facts.column(column)
         if not values:
@@ -137,8 +149,16 @@ def _result(facts: Facts) -> str:
 def numbers(facts: Facts) -> list[Number]:
     """The few numbers that stand on top of the page."""
     found = []
+    scores = facts.column("score")
+    for column, label in (
+        ("score", "score of answers"),
+        ("kl", "KL, nats an answer"),
+        ("stopped", "answers that stop"),
+    ):
+        if scores and (values := facts.column(column)):
+            found.append(Number(label, words.decimal(values[-1]), "in the last round"))
     for column, label in (("eval_loss", "held-out loss"), ("loss", "training loss")):
-        if values := facts.column(column):
+        if not scores and (values := facts.column(column)):
             remark = "" if facts.stage in TARGETS else f"perplexity {words.perplexity(values[-1])}"
             found.append(Number(label, words.nats(values[-1]), remark))
     if (parameters := facts.state.get("parameters")) is not None:
@@ -165,7 +185,7 @@ def next_commands(facts: Facts) -> list[Command]:
         return [Command("Go on where it stopped", resume(facts))]
     if facts.status != "done":
         return []
-    if facts.stage == "sft":
+    if facts.stage == "sft" or (facts.column("score") and ChatTemplate.exists(facts.run.path / "model")):
         return [Command("Talk to it", f"lmcraft chat {shlex.quote(run)}")]
     if facts.stage in READS:
         what, text = READS[facts.stage]

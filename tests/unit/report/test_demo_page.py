@@ -95,3 +95,37 @@ def test_two_writes_are_equal(stages: list, tmp_path) -> None:
     assert (
         page.write_demo(tmp_path / "demo", {"stages": STAGES, "chats": CHATS}, stages).read_bytes() == first
     )
+
+
+def test_a_policy_is_told_by_its_scores_and_not_by_its_loss(make_run, stages: list, tmp_path, seen) -> None:
+    """If this failed, the page would give PPO a perplexity, show it twice, or hide whether votes changed anything."""
+    rows = [
+        {
+            "step": step,
+            "loss": 0.01,
+            "targets": 100,
+            "epoch": step / 10,
+            **({"score": step / 8, "kl": step / 2} if step % 4 == 1 else {}),
+        }
+        for step in range(1, 9)
+    ]
+    policy = make_run("demo/feedback/round-1/policy", "ppo", 8, parents=[stages[1].path], metrics=rows)
+    summary = {
+        "stages": STAGES | {"ppo": {"upbeat": 0.5}},
+        "upbeat": {"difference": 0.137, "p": 0.001},
+        "chats": [CHATS[0] | {"ppo": {"text": "Great!", "finish_reason": "stop"}}],
+    }
+    found = seen(page.write_demo(tmp_path / "demo", summary, [*stages, policy]))
+    assert found.wrong == []
+    for part in (
+        "Reinforcement learning",
+        "went from 0.125 to 0.625",
+        "2.5 nats",
+        "+0.137",
+        "Great!",
+        "learning from votes",
+    ):
+        assert part in found.text, part
+    assert "perplexity 1)" not in found.text
+    assert "feedback/round-1/policy/report.html" in found.attributes("href")
+    assert found.text.count("peak memory") and "policy\n" not in found.text
