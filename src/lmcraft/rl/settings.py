@@ -27,6 +27,12 @@ class Rollout(Strict):
     rows: int = Field(64, gt=0, description="answers that are written at the same time")
 
 
+class Once(Rollout):
+    """A round that is trained on once."""
+
+    epochs: int = Field(1, gt=0, description="how often each round of answers is trained on")
+
+
 class Rewarded(Strict):
     """What every stage has that learns from a reward."""
 

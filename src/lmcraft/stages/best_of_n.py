@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..data.batch import Batch
 from ..rl.learner import Learner
-from ..rl.settings import Rewarded, Rollout
+from ..rl.settings import Once, Rewarded
 from ..train.loss import summed_cross_entropy
 
 MODEL = "decoder"
@@ -36,7 +36,7 @@ class Config(Rewarded):
     """Reward, rollouts, and of how many answers the best is taken."""
 
     kind: Literal["best_of_n"] = "best_of_n"
-    rollout: Rollout = Rollout(epochs=1)
+    rollout: Once = Once()
     n: int = Field(8, gt=1, description="answers to each prompt")
 
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from ..data.batch import IGNORE, Batch
 from ..rl import advantages, objective
 from ..rl.learner import Learner
-from ..rl.settings import Rewarded, Rollout
+from ..rl.settings import Once, Rewarded
 
 MODEL = "decoder"
 LR = 1e-5
@@ -41,7 +41,7 @@ class Config(Rewarded):
     """Reward, rollouts, groups, and where the penalty stands."""
 
     kind: Literal["grpo"] = "grpo"
-    rollout: Rollout = Rollout(epochs=1)
+    rollout: Once = Once()
     algorithm: Literal["grpo", "dr_grpo", "rloo"] = "grpo"
     group: int = Field(8, gt=1, description="answers to each prompt")
     kl_coef: float = Field(0.05, ge=0, description="β, in units of the score for a nat; 0 needs no reference")

@@ -99,3 +99,8 @@ def test_the_objective_is_told():
     assert made.told() == {"objective": -1.0}
     made.after({"score": 1.0}, 8)
     assert made.told() == {"objective": 1.0}
+
+
+def test_one_setting_of_a_rollout_leaves_the_others_as_they_are():
+    """A failure would mean that asking for longer answers makes four epochs of one."""
+    assert grpo.Config(reward="length", rollout={"max_new_tokens": 5}).rollout.epochs == 1
