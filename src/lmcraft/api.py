@@ -28,7 +28,7 @@ from .core.device import memory_now_bytes, peak_memory_bytes
 from .core.errors import UserError
 from .core.heap import keep_freed_memory
 from .core.log import Metrics, say
-from .core.run import Run, to_json
+from .core.run import Run
 from .data import dataset
 from .data.load import load as load_records
 from .data.records import Chat, Text, parts
@@ -78,7 +78,7 @@ def evaluate(
         facts = {"metrics": result.metrics, "settings": result.settings, "files": list(files) or ["held out"],
                  "tables": result.tables}  # fmt: skip
         run.write_json(f"evals/{kind}.json", facts)
-        run.write_text(f"evals/{kind}.samples.jsonl", "".join(json.dumps(s) + "\n" for s in result.samples))
+        run.write_rows(f"evals/{kind}.samples.jsonl", result.samples)
     return result
 
 
@@ -223,9 +223,9 @@ def _train(run: Run, work: Work, ranks: Ranks, empty: int | None) -> Iterator[St
                 if config.precision == "fp16":
                     row |= {"loss_scale": step.loss_scale, "skipped": int(step.skipped)}
                     row["grad_norm"] = None if step.skipped else step.grad_norm
-                row |= getattr(work.loader, "facts", {}) | (
-                    work.stage.told() if hasattr(work.stage, "told") else {}
-                )
+                row |= getattr(work.loader, "facts", {})
+                if hasattr(work.stage, "told"):
+                    row |= work.stage.told()
                 held_loss = _held_out_loss(work, step, ranks)
                 if held_loss is not None:
                     row["eval_loss"] = held_loss
@@ -293,7 +293,7 @@ def _sample(run: Run, lm: LanguageModel, work: Work, step: int) -> None:
         rows.append(
             {"step": step, "prompt": prompt, "text": answer.text, "finish_reason": answer.finish_reason}
         )
-    run.write_text("samples.jsonl", "".join(to_json(row) + "\n" for row in rows))
+    run.write_rows("samples.jsonl", rows)
 
 
 def _questions(work: Work) -> list[str]:

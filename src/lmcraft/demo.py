@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from . import api, recipe
-from .core.disk import write_json, write_text
+from .core.disk import write_json, write_rows
 from .core.errors import UserError
 from .core.heap import keep_freed_memory
 from .core.log import say
-from .core.run import Run, to_json
+from .core.run import Run
 from .data.batch import Batch
 from .data.dataset import Config as DataConfig
 from .data.dataset import Dataset, prepare
@@ -87,6 +87,9 @@ class Steps:
     sft: int
     ppo: int = 120
 
+    def __str__(self) -> str:
+        return f"{self.pretrain},{self.sft},{self.ppo}"
+
 
 Follow = Callable[[Iterable, str], Any]
 Ask = Callable[["Project"], None]
@@ -135,13 +138,11 @@ def run(
         stages["ppo"] = policy
     say("measuring the models on the held-out conversations")
     held = out / "held-out.jsonl"
-    write_text(
-        held,
-        "".join(to_json({"messages": [asdict(m) for m in chat.messages]}) + "\n" for chat in dataset.held),
-    )
+    write_rows(held, ({"messages": [asdict(message) for message in chat.messages]} for chat in dataset.held))
     measured, moods = {}, {}
     for name, stage in stages.items():
-        measured[name], moods[name] = _measure(stage, dataset, held)
+        # The policy has held out nothing: it knows prompts alone.
+        measured[name], moods[name] = _measure(stage, dataset, [str(held)] if name == "ppo" else [])
     summary = {
         "data": dataset.report,
         "stages": measured,
@@ -201,7 +202,7 @@ def _steps(out: Path, tokenizer: Tokenizer, minutes: float, asked: Steps | None)
         noted = Steps(**json.loads(file.read_text()))
         if asked not in (None, noted):
             raise UserError(
-                f"this demo was begun with {noted.pretrain} and {noted.sft} steps, not {asked.pretrain}, {asked.sft}",
+                f"this demo was begun with {noted}, not {asked} steps",
                 where=str(file),
                 fix="leave --steps out to go on with it, or choose another --out",
             )
@@ -246,11 +247,12 @@ def _train(place: Path, follow: Follow, stage: str, settings: list[str]) -> Run:
     return Run.open(place)
 
 
-def _measure(run: Run, dataset: Dataset, held: Path) -> tuple[dict[str, Any], list[float]]:
-    """One line of the summary, and how upbeat each answer to a held-out message is."""
-    files = (
-        [] if run.name in ("pretrain", "sft") else [str(held)]
-    )  # the others have held out what they know of
+def _measure(run: Run, dataset: Dataset, files: list[str]) -> tuple[dict[str, Any], list[float]]:
+    """One line of the summary, and how upbeat each answer to a held-out message is.
+
+    Args:
+        files: to measure perplexity on; none for what the run has held out.
+    """
     evaluated = api.evaluate(run.path, "perplexity", files, overrides=[f"stride={STRIDE}"])
     lm = api.load(run.path)
     state, rows = run.state, run.metrics()

@@ -26,6 +26,7 @@ from .data.records import Labeled, Tagged, Where
 from .data.store import resolve
 from .models import weights
 from .recipe import Recipe
+from .rl.critic import NAME as CRITIC
 from .stages.stage import begin
 from .text.tokenizer import SPECIALS, Tokenizer
 from .train import loop
@@ -114,9 +115,11 @@ def _answers(stage: Any, model: nn.Module, prompt: int) -> Rows:
 def _with_others(made: Plan, stage: Any, model: nn.Module) -> Plan:
     """The plan with the models beside the policy: a reference where that is a copy, and reward models."""
     parts = dict(made.parts)
-    if getattr(stage, "needs_reference", False) and not only_adapters_train(model, ("critic",)):
+    if getattr(stage, "needs_reference", False) and not only_adapters_train(model, (CRITIC,)):
         parts["reference"] = sum(
-            p.numel() * p.element_size() for n, p in model.named_parameters() if not n.startswith("critic.")
+            p.numel() * p.element_size()
+            for n, p in model.named_parameters()
+            if not n.startswith(f"{CRITIC}.")
         )
     judges = [entry.path for entry in getattr(stage.config, "reward", ()) if entry.kind == "run"]
     if judges:

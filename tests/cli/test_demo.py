@@ -88,4 +88,4 @@ def test_the_demo_from_end_to_end(
     assert run([*ASKED[:4], "5,4", *ASKED[5:]]) == 2, (
         "other steps than those it was begun with were ignored in silence"
     )
-    assert "begun with 4 and 4 steps, not 5, 4" in capsys.readouterr().err
+    assert "begun with 4,4,4, not 5,4,120 steps" in capsys.readouterr().err

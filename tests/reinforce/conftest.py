@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections import Counter
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +23,8 @@ from lmcraft.data.batch import IGNORE, Batch
 from lmcraft.data.loader import Loader
 from lmcraft.data.records import Where
 from lmcraft.data.tokens import Document, write
-from lmcraft.generate.engine import Completion, Engine
+from lmcraft.generate.engine import Completion
+from lmcraft.generate.language_model import LanguageModel
 from lmcraft.models import decoder
 from lmcraft.models import model as models
 from lmcraft.rl import episodes
@@ -139,6 +141,14 @@ class World:
         kl = (best_XY.exp() * (best_XY - self.reference_XY)).sum(dim=1).mean()
         return float(kl), float((best_XY.exp() * self.rewards_XY).sum(dim=1).mean())
 
+    def most(self, kl: float) -> float:
+        """The largest expected reward of any policy that is so far from the reference, in nats."""
+        low, high = -7.0, 7.0  # logarithms of β; the larger β, the nearer
+        for _ in range(80):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.frontier(math.exp(middle))[0] > kl else (low, middle)
+        return self.frontier(math.exp(high))[1]
+
     def experience(
         self, stage, policy: nn.Module, folder: Path, batch_size: int, seed: int = 0, micro: int | None = None
     ) -> Experience:
@@ -146,23 +156,12 @@ class World:
         documents = [Document(asked(x), None, Where("world", x), [0, IGNORE]) for x in range(PROMPTS)]
         shard = write(folder / f"shard-{seed}", documents, VOCABULARY, {}, Counter())
         loader = Loader(shard, 8, PROMPTS, seed, pack=False)
-        engine = Engine(policy, Letters(), [EOS])
+        train = loop.Config(batch_size=batch_size, micro_batch_size=micro, precision="fp32")
 
         def scores(answers) -> list[float]:
             return [reward(answer.prompt_ids[-1], tuple(answer.ids)) for answer in answers]
 
-        return Experience(
-            stage,
-            loader,
-            policy,
-            engine,
-            scores,
-            stage.config.rollout,
-            Asked({}, {}),
-            batch_size,
-            micro,
-            "fp32",
-        )
+        return Experience(stage, loader, LanguageModel(policy, Letters(), None), scores, Asked({}, {}), train)
 
     def trained(
         self, stage, folder: Path, *, steps: int, batch_size: int, lr: float = 2e-3, seed: int = 0

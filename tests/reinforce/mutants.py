@@ -161,8 +161,8 @@ MUTANTS = [
         ROUNDS + "test_sampling_and_logprobs_have_the_same_temperature", {"temperature": 0.5},
     ),
     Mutant(
-        "log-probabilities know no temperature", "lmcraft.stages.ppo:PPO.read",
-        "temperature = self.config.rollout.temperature", "temperature = 1.0",
+        "log-probabilities know no temperature", "lmcraft.rl.learner:Learner.read",
+        "self.config.rollout.temperature", "1.0",
         ROUNDS + "test_sampling_and_logprobs_have_the_same_temperature", {"temperature": 2.0},
     ),
     Mutant(

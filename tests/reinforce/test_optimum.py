@@ -11,8 +11,9 @@ from lmcraft.stages import grpo, ppo
 ROLLOUT = {"episodes": 512, "max_new_tokens": 4, "missing_eos": -1.0}
 
 
-def ppo_stage(beta: float, **more) -> ppo.PPO:
-    return ppo.PPO(ppo.Config(reward="length", kl={"coef": beta}, rollout=ROLLOUT, **more))
+def ppo_stage(beta: float, epochs: int = 4, **more) -> ppo.PPO:
+    rollout = ROLLOUT | {"epochs": epochs}
+    return ppo.PPO(ppo.Config(reward="length", kl={"coef": beta}, rollout=rollout, **more))
 
 
 def group_stage(beta: float, **more) -> grpo.GRPO:
@@ -65,23 +66,23 @@ def test_ppo_goes_most_of_the_way_in_a_few_rounds(world, tmp_path):
     policy = world.trained(stage, tmp_path, steps=120, batch_size=512)
     gain, _ = reached(world, policy, 0.3)
     assert gain > 0.85
-    with torch.no_grad():  # no policy lies above the frontier
+    with torch.no_grad():
         logprobs_XY = world.logprobs(policy)
         kl = float((logprobs_XY.exp() * (logprobs_XY - world.reference_XY)).sum(dim=1).mean())
         score = float((logprobs_XY.exp() * world.rewards_XY).sum(dim=1).mean())
-    beta = 1e-3
-    while (best := world.frontier(beta))[0] > kl and beta < 100:
-        beta *= 1.02
-    assert score <= best[1] + 0.02
+    assert kl > 0 and score <= world.most(kl) + 1e-6, "no policy lies above the frontier"
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("beta", [0.3, 1.0])
 def test_ppo_reaches_the_optimum(make_world, tmp_path, beta, seed):
-    """A failure would mean that something pulls PPO away from what it is said to maximise."""
-    world, stage = make_world(seed), ppo_stage(beta, value_coef=5.0)
-    policy = world.trained(stage, tmp_path, steps=1600, batch_size=512, seed=seed)
+    """A failure would mean that something pulls PPO away from what it is said to maximise.
+
+    Each answer is trained on once: where the optimum is near, four epochs follow the noise of their answers.
+    """
+    world, stage = make_world(seed), ppo_stage(beta, epochs=1, value_coef=2.0)
+    policy = world.trained(stage, tmp_path, steps=1200, batch_size=512, seed=seed)
     gain, distance = reached(world, policy, beta)
     assert gain >= 0.99 and distance <= 0.01
     assert critic_error(world, policy, stage, beta) <= 0.01

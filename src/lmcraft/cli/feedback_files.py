@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core import config
-from ..core.disk import to_json, write_text
+from ..core.disk import write_rows
 from ..core.errors import UserError
 from ..core.find import suggestion
 
@@ -94,6 +94,4 @@ def _rows(file: Path, rows: Iterable[dict[str, Any]], overwrite: bool) -> int:
         raise UserError(
             "there is such a file already", where=str(file), fix="name another one, or add --overwrite"
         )
-    lines = [to_json(row) + "\n" for row in rows]
-    write_text(file, "".join(lines))
-    return len(lines)
+    return write_rows(file, rows)

@@ -36,7 +36,7 @@ def round_(
 
     A round draws two answers to each prompt, waits until they are rated (by people with `lmcraft feedback rate`, or by
     a rule), trains a reward model on all votes so far and a policy by PPO, and lets the raters compare it with the base
-    on held-out prompts. Every step is kept; the same command goes on.
+    on held-out prompts. Every step is kept; `lmcraft feedback round --out DIR` goes on.
     """
     from ..core import config
     from ..feedback.opening import open_store
@@ -45,9 +45,8 @@ def round_(
         from ..rounds import rounds as performing
         from ..rounds.settings import Config
 
-        document = config.read(
-            out / "rounds.json" if not settings and (out / "rounds.json").exists() else None, settings or []
-        )
+        noted = out / "rounds.json"
+        document = config.read(noted if noted.exists() and not settings else None, settings or [])
         asked = config.validate(Config, document)
         finished, waiting = performing.perform(asked, out, rounds, store, follow, stop_when_worse)
         database = store.database.name

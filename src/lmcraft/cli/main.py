@@ -34,7 +34,7 @@ from ..core.run import to_json, write_text
 # Help lists the verbs in the order of a model's life; a verb that is not named here comes after them.
 LIFE = "demo pull models show cp rm data tokenizer plan train compare generate chat read inspect eval board feedback"
 LATER = "merge export serve study runs report doctor"
-TRAIN = ("demo", "train", "compare", "study")  # these verbs
+TRAIN = (["demo"], ["train"], ["compare"], ["study"], ["feedback", "round"])  # these verbs
 MARKUP = "markdown"
 
 
@@ -103,7 +103,7 @@ def load(name: str) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command line and exits with its code."""
-    if arguments is None and sys.argv[1:2] and sys.argv[1] in TRAIN:
+    if arguments is None and any(sys.argv[1 : 1 + len(verb)] == verb for verb in TRAIN):
         heap.restart()
     code = run(sys.argv[1:] if arguments is None else arguments)
     try:

@@ -75,8 +75,7 @@ def _tell(result: dict[str, Any], stage: str) -> None:
     say(f"{result['run']}: {result['status']} after {result['step']} steps{loss}")
     say(f"report: {result['report']}")
     verb, question = NEXT.get(stage, NEXT["pretrain"])
-    if verb == "chat" and not [
-        *Path(result["run"]).glob("*/chat_template.jinja")
-    ]:  # its base knows no conversation
+    knows_conversations = any(Path(result["run"]).glob("*/chat_template.jinja"))
+    if verb == "chat" and not knows_conversations:
         verb, question = NEXT["pretrain"]
     say(f"next:   lmcraft {verb} {result['run']}{question}")

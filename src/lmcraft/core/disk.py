@@ -18,7 +18,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,13 @@ def write_bytes(path: Path | str, content: bytes) -> Path:
 def write_json(path: Path | str, value: Any) -> Path:
     """Writes a value as indented JSON, atomically."""
     return write_text(path, to_json(value, indent=2) + "\n")
+
+
+def write_rows(path: Path | str, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Writes a JSON lines file, atomically; returns how many rows it has."""
+    lines = [to_json(row) + "\n" for row in rows]
+    write_text(path, "".join(lines))
+    return len(lines)
 
 
 def read_json(path: Path | str) -> Any:

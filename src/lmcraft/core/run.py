@@ -24,7 +24,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -41,6 +41,7 @@ from .disk import (
     to_json,
     write_bytes,
     write_json,
+    write_rows,
     write_text,
     writing,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "to_json",
     "write_bytes",
     "write_json",
+    "write_rows",
     "write_text",
     "writing",
 ]
@@ -210,6 +212,9 @@ class Run:
     def write_json(self, name: str, value: Any) -> Path:
         return write_text(self.path / name, to_json(value, indent=2) + "\n")
 
+    def write_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> int:
+        return write_rows(self.path / name, rows)
+
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         append_row(self.path / "metrics.jsonl", row)
 
@@ -228,7 +233,7 @@ class Run:
         for file in (self.path / "metrics.jsonl", self.path / "samples.jsonl"):
             if file.exists():
                 rows = [row for row in read_rows(file) if row.get("step", 0) <= after_step]
-                write_text(file, "".join(to_json(row) + "\n" for row in rows))
+                write_rows(file, rows)
 
     def sync(self) -> None:
         """Forces the logs to disk; called before a checkpoint counts, so a checkpoint never outlives its rows."""

@@ -49,6 +49,11 @@ class Batch:
         read = int((self.segments_BT != 0).sum())
         return read if self.source is None else read + int((self.source.segments_BS != 0).sum())
 
+    @property
+    def reads(self) -> dict[str, Source]:
+        """What a model is given beside tokens and segments: the source, where there is one."""
+        return {} if self.source is None else {"source": self.source}
+
     def split(self, rows: int) -> Iterator[Batch]:
         """Micro-batches of at most `rows` rows, in order; of a whole group, where that is larger."""
         rows = max(self.group, rows // self.group * self.group)

@@ -17,7 +17,6 @@ Proved by tests/unit/evals/test_reward.py.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -26,7 +25,7 @@ from pydantic import Field
 
 from ..core.config import Strict
 from ..core.errors import UserError
-from ..data.records import Pair
+from ..data.records import Message, Pair
 from ..generate.language_model import LanguageModel
 from ..generate.scoring import raw, require
 from ..text.answers import encode_answers
@@ -110,14 +109,17 @@ def ceiling(records: Sequence[Pair]) -> tuple[float | None, str]:
     if len(known) == len(records):
         chance_N = 1 / (1 + np.exp(-np.abs(np.array(known))))
         return float(np.average(chance_N, weights=weights)), "from the margins"
-    votes: dict[tuple, Counter] = {}
+    votes: dict[tuple, list[Pair]] = {}
     for record in records:
-        answers = votes.setdefault((record.prompt, frozenset((record.chosen, record.rejected))), Counter())
-        answers[record.chosen] += record.weight  # type: ignore[assignment]
-        answers["records"] += 1
-    again = [answers for answers in votes.values() if answers.pop("records") > 1]
+        votes.setdefault((record.prompt, frozenset((record.chosen, record.rejected))), []).append(record)
+    again = [alike for alike in votes.values() if len(alike) > 1]
     if not again:
         return None, "unknown: no pair was judged twice"
-    total = sum(sum(answers.values()) for answers in again)
-    best = sum(max(answers.values()) for answers in again) / total
+    most = [max(_sum(alike, one) for one in {record.chosen for record in alike}) for alike in again]
+    best = sum(most) / sum(record.weight for alike in again for record in alike)
     return best, f"from {len(again)} pairs that were judged more than once"
+
+
+def _sum(records: Sequence[Pair], chosen: tuple[Message, ...]) -> float:
+    """The weight with which one answer was preferred."""
+    return sum(record.weight for record in records if record.chosen == chosen)

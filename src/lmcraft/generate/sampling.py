@@ -25,8 +25,6 @@ from torch import Tensor
 
 from ..core.config import Strict
 
-LEAST = 1e-6  # of a temperature whose inverse does not overflow
-
 
 class Sampling(Strict):
     """How to choose tokens and when to stop."""
@@ -44,7 +42,7 @@ class Sampling(Strict):
     def plain(self) -> bool:
         """Whether tokens are drawn from the whole distribution, only made hotter or colder."""
         cut = any(value is not None for value in (self.top_k, self.top_p, self.min_p))
-        return self.temperature > LEAST and self.repetition_penalty == 1.0 and not cut
+        return self.temperature > 0 and self.repetition_penalty == 1.0 and not cut
 
     @model_validator(mode="after")
     def _finite(self) -> Self:
@@ -71,11 +69,7 @@ def choose(logits_V: Tensor, seen: set[int], sampling: Sampling, draw: np.random
     if sampling.temperature == 0:
         return int(logits_V.argmax())
     if sampling.plain:
-        inverse_11, number_11 = (
-            torch.tensor([[number]], dtype=torch.float64)
-            for number in (1 / sampling.temperature, draw.random())
-        )
-        return _drawn(logits_V[None], inverse_11, number_11)[0]
+        return _drawn(logits_V[None], [sampling], [draw])[0]
     order_V = torch.argsort(logits_V, descending=True, stable=True)
     sorted_V = logits_V[order_V]
     # the difference first: dividing by a tiny temperature would overflow, and infinity minus infinity is no number
@@ -96,11 +90,8 @@ def choose_each(
     chosen = [0] * len(samplings)
     plain = [row for row, sampling in enumerate(samplings) if sampling.plain]
     if plain:
-        inverse_B1 = torch.tensor([1 / samplings[row].temperature for row in plain], dtype=torch.float64)[
-            :, None
-        ]
-        numbers_B1 = torch.tensor([draws[row].random() for row in plain], dtype=torch.float64)[:, None]
-        for row, token in zip(plain, _drawn(logits_BV[plain], inverse_B1, numbers_B1), strict=True):
+        drawn = _drawn(logits_BV[plain], [samplings[row] for row in plain], [draws[row] for row in plain])
+        for row, token in zip(plain, drawn, strict=True):
             chosen[row] = token
     for row, sampling in enumerate(samplings):
         if not sampling.plain:
@@ -108,11 +99,15 @@ def choose_each(
     return chosen
 
 
-def _drawn(logits_BV: Tensor, inverse_B1: Tensor, numbers_B1: Tensor) -> list[int]:
-    """The tokens at which the cumulative probabilities, in the order of the vocabulary, pass the numbers in [0, 1)."""
+def _drawn(
+    logits_BV: Tensor, samplings: Sequence[Sampling], draws: Sequence[np.random.Generator]
+) -> list[int]:
+    """The tokens at which the cumulative probabilities, in the order of the vocabulary, pass numbers from [0, 1)."""
+    temperatures_B1 = torch.tensor([[sampling.temperature] for sampling in samplings], dtype=torch.float64)
+    numbers_B1 = torch.tensor([[draw.random()] for draw in draws], dtype=torch.float64)
     logits_BV = logits_BV.double()
     difference_BV = logits_BV - logits_BV.amax(dim=1, keepdim=True)
-    cumulative_BV = (difference_BV * inverse_B1).exp_().cumsum(dim=1)
+    cumulative_BV = difference_BV.div_(temperatures_B1).exp_().cumsum(dim=1)
     places_B1 = torch.searchsorted(cumulative_BV, numbers_B1 * cumulative_BV[:, -1:], right=True)
     return places_B1[:, 0].clamp(max=logits_BV.shape[1] - 1).tolist()
 

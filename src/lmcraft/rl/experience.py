@@ -33,10 +33,12 @@ from torch.nn.functional import pad
 from ..core.errors import UserError
 from ..data.batch import IGNORE, Batch
 from ..data.loader import Loader
-from ..generate.engine import Completion, Engine
+from ..generate.engine import Completion
+from ..generate.language_model import LanguageModel
 from ..generate.sampling import Sampling
 from ..layers.source import Source
 from ..rewards.reward import Answer, Reward
+from ..train import loop
 from ..train.precision import computing
 from ..train.reference import Reference, only_adapters_train
 from . import critic, episodes
@@ -78,25 +80,20 @@ class Experience:
     """See the module's docstring; has the face of data.loader.Loader."""
 
     def __init__(
-        self, stage: Any, prompts: Loader, policy: nn.Module, engine: Engine, reward: Reward, rollout: Rollout,
-        asked: Asked, batch_size: int, micro_batch_size: int | None, precision: str,
-    ) -> None:  # fmt: skip
-        self.stage, self.prompts, self.policy, self.engine, self.reward = (
-            stage,
-            prompts,
-            policy,
-            engine,
-            reward,
-        )
-        self.rollout, self.asked, self.batch_size, self.precision = rollout, asked, batch_size, precision
-        self.micro_batch_size = micro_batch_size or batch_size
-        self.episodes = rollout.episodes or batch_size * (stage.group if self._keeps_some else 1)
+        self, stage: Any, prompts: Loader, lm: LanguageModel, reward: Reward, asked: Asked, train: loop.Config
+    ) -> None:
+        self.stage, self.prompts, self.reward, self.asked = stage, prompts, reward, asked
+        self.policy, self.engine = lm.model, lm.engine
+        self.rollout: Rollout = stage.config.rollout
+        self.batch_size, self.precision = train.batch_size, train.precision
+        self.micro_batch_size = train.micro_batch_size or train.batch_size
+        self.episodes = self.rollout.episodes or self.batch_size * (stage.group if self._keeps_some else 1)
         self.kept = self.episodes // stage.group if self._keeps_some else self.episodes
-        _refuse_uneven(self.episodes, self.kept, batch_size, stage.group)
+        _refuse_uneven(self.episodes, self.kept, self.batch_size, stage.group)
         apart = (critic.NAME,)
         self.reference = None
         if stage.needs_reference:
-            self.reference = Reference(policy, only_adapters_train(policy, apart), apart)
+            self.reference = Reference(self.policy, only_adapters_train(self.policy, apart), apart)
         self.prompts.batch_size = self.episodes // stage.group
         self.rows: Batch | None = None
         self.updates = 0
@@ -104,7 +101,6 @@ class Experience:
 
     seed = property(lambda self: self.prompts.seed)
     epoch = property(lambda self: self.prompts.epoch)
-    read = property(lambda self: self.prompts.read)
 
     @property
     def _keeps_some(self) -> bool:
@@ -198,9 +194,8 @@ class Experience:
             judge.normalise(given)
 
     def _given(self, prompts: episodes.Prompts, answers: list[Completion]) -> list[Answer]:
-        read = (
-            prompts.sources or prompts.ids
-        )  # beside a source the prompt itself is only where the answer begins
+        # Beside a source the prompt itself is only where the answer begins.
+        read = prompts.sources or prompts.ids
         return [
             Answer(
                 prompt_ids=read[i], ids=answer.tokens, text=answer.text,

@@ -6,6 +6,7 @@ Proved by tests/unit/stages/test_ppo.py and tests/unit/stages/test_grpo.py.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -23,12 +24,13 @@ from ..text.chat import ChatTemplate
 from ..text.tokenizer import Tokenizer
 from ..train import loop
 from ..train.logprobs import token_logprobs
+from ..train.tally import Tally
 from . import critic, episodes, prompts
 from .experience import Asked, Experience
 from .settings import Rewarded
 
 
-class Learner:
+class Learner(ABC):
     """A stage that answers prompts, is told what the answers are worth, and learns."""
 
     facts: dict[str, Any] = {}
@@ -37,7 +39,7 @@ class Learner:
     def __init__(self, config: Rewarded) -> None:
         self.config: Any = config
         self.noted: dict[str, float] = {}
-        self._sums: Counter[str] = Counter()
+        self.tally = Tally()
         self._model: nn.Module | None = None
 
     def ready(self, model: nn.Module, records: Sequence, tokenizer: Tokenizer) -> nn.Module:
@@ -87,51 +89,47 @@ class Learner:
             {str(record.where): getattr(record, "answer", None) for record in records},
         )
         reward = rewards.together(self.config.reward, lm.tokenizer)
-        made = Experience(
-            self, loader, lm.model, lm.engine, reward, self.config.rollout, asked, train.batch_size,
-            train.micro_batch_size, train.precision,
-        )  # fmt: skip
+        made = Experience(self, loader, lm, reward, asked, train)
         if reward.judges and getattr(self.config, "normalise", False):
             made.normalise(reward.judges)
         return made
 
     def read(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Log-probabilities of the targets at the temperature of sampling, [B, T]."""
-        reads = {} if batch.source is None else {"source": batch.source}
-        hidden_BTD = model(batch.tokens_BT, batch.segments_BT, **reads)
-        temperature = self.config.rollout.temperature
-        return {"logprobs": token_logprobs(model, hidden_BTD, batch.targets_BT, temperature)}
+        """Log-probabilities of the targets at the temperature of sampling, and a critic's values, [B, T] each."""
+        hidden_BTD = model(batch.tokens_BT, batch.segments_BT, **batch.reads)
+        found = {
+            "logprobs": token_logprobs(model, hidden_BTD, batch.targets_BT, self.config.rollout.temperature)
+        }
+        if hasattr(model, critic.NAME):
+            found["values"] = model.critic(hidden_BTD, batch.tokens_BT, batch.segments_BT, **batch.reads)
+        return found
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The summed loss; without dropout, which would make every ratio noise."""
         model.eval()
         return self.summed(model, episodes.trimmed(batch))
 
+    @abstractmethod
     def summed(self, model: nn.Module, batch: Batch) -> Tensor:
         """What a stage sums over the tokens of answers."""
-        raise NotImplementedError
 
+    @abstractmethod
     def after(self, facts: Mapping[str, float], count: int) -> None:
         """Is told about a round."""
 
     def note(self, new_N: Tensor, old_N: Tensor, policy_N: Tensor, value_N: Tensor | None = None) -> None:
         """Adds up what a micro-batch showed."""
+        new_N = new_N.detach()
         ratio_N = (new_N - old_N).exp()
-        self._sums["count"] += len(new_N)
-        self._sums["ratio"] += float(ratio_N.sum())
-        self._sums["approx_kl"] += float((new_N - old_N).square().sum()) / 2
-        self._sums["clip_fraction"] += float(((ratio_N - 1).abs() > self.config.clip).sum())
-        self._sums["policy_loss"] += float(policy_N.sum())
-        self._sums["entropy"] -= float(new_N.sum())
-        if value_N is not None:
-            self._sums["value_loss"] += float(value_N.sum())
+        values = {} if value_N is None else {"value_loss": value_N}
+        self.tally.add(
+            ratio=ratio_N, approx_kl=(new_N - old_N).square() / 2, policy_loss=policy_N, entropy=-new_N,
+            clip_fraction=(ratio_N - 1).abs() > self.config.clip, **values,
+        )  # fmt: skip
 
     def told(self) -> dict[str, float]:
         """Means over the tokens of the step, and what was noted of its round; then everything is forgotten."""
-        count = self._sums.pop("count", 0)
-        means = {name: total / count for name, total in self._sums.items()} if count else {}
-        found, self.noted = {**means, **self.noted}, {}
-        self._sums.clear()
+        found, self.noted = self.tally.told() | self.noted, {}
         return found
 
     def state(self) -> dict[str, Any]:
@@ -140,6 +138,7 @@ class Learner:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Goes on from a checkpoint."""
+        assert not state, "a stage that keeps something takes it back itself"
 
 
 def _require_policy(model: nn.Module) -> None:

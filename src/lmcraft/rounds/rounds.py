@@ -19,7 +19,6 @@ Proved by tests/cli/test_rounds.py.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
@@ -27,10 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from .. import api, recipe
-from ..core.disk import digest, read_json, write_json, write_text
+from ..core.disk import digest, read_json, read_rows, write_json, write_rows
 from ..core.errors import UserError
 from ..core.log import say
-from ..core.run import Run, to_json
+from ..core.run import Run
 from ..data import dataset
 from ..data.load import load
 from ..data.records import Message, Prompt
@@ -39,7 +38,6 @@ from ..feedback.rules import rule
 from ..feedback.sample import prompt_ids
 from ..feedback.store import Project, Store
 from ..generate.language_model import LanguageModel
-from ..generate.reading import Reader
 from ..rl.prompts import messages
 from . import judged, page, votes
 from .settings import Config
@@ -90,13 +88,12 @@ def _begin(config: Config, out: Path) -> None:
         for name, records in (("prompts", found.train), ("held-out", found.held)):
             talks = [_talk(messages(record)) for record in records]
             talks = [talk for talk in talks if _leaves_room(lm, talk, config.max_new_tokens)]
-            rows = [{"prompt": [asdict(message) for message in talk]} for talk in talks]
-            unique = list(dict.fromkeys(to_json(row) for row in rows))
-            unique = unique if name == "prompts" else unique[: config.held_out]
+            unique = list(dict.fromkeys(talks))[: config.held_out if name == "held-out" else None]
             if not unique:
                 raise UserError(f"there are no prompts for {name}", where=", ".join(config.data.files),
                                 fix="give more rows, or a data.holdout that leaves some on both sides")  # fmt: skip
-            write_text(out / f"{name}.jsonl", "".join(row + "\n" for row in unique))
+            rows = ({"prompt": [asdict(message) for message in talk]} for talk in unique)
+            write_rows(out / f"{name}.jsonl", rows)
         write_json(file, asked)
 
 
@@ -169,8 +166,10 @@ def _preferences(asked: Project, place: Path, config: Config) -> None:
             fix="let more items be rated: a larger `prompts`",
         )  # fmt: skip
     write_json(place / "agreement.json", agreement.report(snapshot, who, "interval", 10))
-    write_text(beside, "".join(json.dumps(p.row(), ensure_ascii=False) + "\n" for p in made.held_out))
-    write_text(file, "".join(json.dumps(p.row(), ensure_ascii=False) + "\n" for p in made.train))
+    write_rows(beside, (one.row() for one in made.held_out))
+    write_rows(
+        file, (one.row() for one in made.train)
+    )  # as the last: its presence means that the step is done
 
 
 def _reward(place: Path, config: Config, follow: Follow) -> Run:
@@ -211,14 +210,13 @@ def _measured(
         [next(a for a in item.answers if (a.model == policy) == side) for item in items.values()]
         for side in (False, True)
     ]
-    lm = LanguageModel.load(reward.path)
-    reader = Reader(lm.model, lm.tokenizer, template=lm.template)
+    judge = LanguageModel.load(reward.path)
     prompts = [item.prompt for item in items.values()]
     talks = [
         [[*prompt, Message("assistant", answer.text)] for prompt, answer in zip(prompts, side, strict=True)]
         for side in sides
     ]
-    proxy = [_mean(reader.score(side)) for side in talks]
+    proxy = [_mean(judge.rewards(side)) for side in talks]
     gold, p = None, None
     if config.simulated:
         values = [list(rule(config.rater).reward([answer.text for answer in side])) for side in sides]
@@ -231,7 +229,7 @@ def _measured(
         **judged.win_rate(ratings, items, policy, alike), "alike": alike,
         "kl": rows[-1]["kl"] if rows else None, "stopped": [_stopped(side) for side in sides],
         "reward_model": evaluated.metrics, "agreement": _agreement(place),
-        "preferences": _lines(place / "preferences.jsonl"),
+        "preferences": len(read_rows(place / "preferences.jsonl")),
         "lineage": {
             "base": {"path": config.base}, "project": config.project,
             "preferences": {"path": str(place / "preferences.jsonl"), "digest": digest(place / "preferences.jsonl")},
@@ -257,7 +255,3 @@ def _mean(values: Sequence[float]) -> float:
 
 def _stopped(answers: Sequence[Any]) -> float:
     return _mean([answer.source.get("finish_reason") == "stop" for answer in answers])
-
-
-def _lines(file: Path) -> int:
-    return len(file.read_text(encoding="utf-8").splitlines())

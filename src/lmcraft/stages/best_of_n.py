@@ -66,8 +66,7 @@ class BestOfN(Learner):
 
     def summed(self, model: nn.Module, batch: Batch) -> Tensor:
         """Summed over the tokens of the best answers."""
-        reads = {} if batch.source is None else {"source": batch.source}
-        hidden_BTD = model(batch.tokens_BT, batch.segments_BT, **reads)
+        hidden_BTD = model(batch.tokens_BT, batch.segments_BT, **batch.reads)
         return summed_cross_entropy(model, hidden_BTD, batch.targets_BT)
 
 

@@ -38,7 +38,8 @@ from ..text.tokenizer import Tokenizer
 from ..train import preference
 from ..train.logprobs import answer_logprobs
 from ..train.reference import Reference
-from .stage import NextToken, Tally, require_pairs
+from ..train.tally import Tally
+from .stage import NextToken, require_pairs
 
 MODEL = "decoder"
 LR = 5e-5
@@ -169,11 +170,13 @@ class DPO(NextToken):
 
     def _note(self, batch: Batch, better_B: Tensor, worse_B: Tensor, what: str) -> None:
         if torch.is_grad_enabled():
-            gap_B = better_B - worse_B
+            taking_B, _ = taking_part(batch)
+            better_N, worse_N = better_B[taking_B], worse_B[taking_B]
+            gap_N = better_N - worse_N
             self.tally.add(
-                taking_part(batch)[0], accuracy=(gap_B > 0) + 0.5 * (gap_B == 0), **{f"{what}_gap": gap_B},
-                **{f"chosen_{what}": better_B, f"rejected_{what}": worse_B},
-            )  # fmt: skip
+                accuracy=(gap_N > 0) + 0.5 * (gap_N == 0),
+                **{f"{what}_gap": gap_N, f"chosen_{what}": better_N, f"rejected_{what}": worse_N},
+            )
 
     def _kto(self, model: nn.Module, batch: Batch) -> Tensor:
         assert self.reference is not None and batch.source is not None
@@ -189,9 +192,11 @@ class DPO(NextToken):
         ratio_B = ratio_B - before_B
         baseline_B = _mean_of_groups(others_B - before_others_B, taking_B, self.config.kl_group).clamp(min=0)
         if torch.is_grad_enabled():
-            self.tally.add(taking_B & good_B, chosen_reward=self._beta * ratio_B)
-            self.tally.add(taking_B & ~good_B, rejected_reward=self._beta * ratio_B)
-            self.tally.add(taking_B, kl=baseline_B)
+            reward_B = self._beta * ratio_B
+            self.tally.add(
+                chosen_reward=reward_B[taking_B & good_B], rejected_reward=reward_B[taking_B & ~good_B],
+                kl=baseline_B[taking_B],
+            )  # fmt: skip
         return preference.kto(ratio_B, good_B, baseline_B, self._beta)
 
     @property

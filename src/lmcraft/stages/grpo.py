@@ -89,7 +89,7 @@ class GRPO(Learner):
         signals, mask_BT = batch.signals, batch.targets_BT != IGNORE
         new_N, old_N = self.read(model, batch)["logprobs"][mask_BT], signals["logprobs"][mask_BT]
         loss_N = objective.surrogate(new_N, old_N, signals["advantages"][mask_BT], self.config.clip)
-        self.note(new_N.detach(), old_N, loss_N.detach())
+        self.note(new_N, old_N, loss_N)
         if self.config.kl_coef and self.config.kl_in == "loss":
             loss_N = loss_N + self.config.kl_coef * objective.k3(new_N, signals["reference"][mask_BT])
         return (loss_N * signals["weights"][mask_BT]).sum()

@@ -31,7 +31,6 @@ from ..rl import advantages, critic, episodes, objective
 from ..rl.learner import Learner
 from ..rl.settings import Rewarded
 from ..text.tokenizer import Tokenizer
-from ..train.logprobs import token_logprobs
 
 MODEL = "decoder"
 LR = 1e-5
@@ -85,16 +84,6 @@ class PPO(Learner):
         """The policy alone."""
         return critic.taken_off(model)
 
-    def read(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Log-probabilities and values, [B, T] each."""
-        reads = {} if batch.source is None else {"source": batch.source}
-        hidden_BTD = model(batch.tokens_BT, batch.segments_BT, **reads)
-        temperature = self.config.rollout.temperature
-        found = {"logprobs": token_logprobs(model, hidden_BTD, batch.targets_BT, temperature)}
-        if hasattr(model, critic.NAME):
-            found["values"] = model.critic(hidden_BTD, batch.tokens_BT, batch.segments_BT, **reads)
-        return found
-
     def credit(self, rows: Batch, scores_B: Tensor) -> dict[str, Tensor]:
         """Advantages and returns from scores, penalty and values."""
         config, mask_BT = self.config, rows.targets_BT != IGNORE
@@ -135,18 +124,17 @@ class PPO(Learner):
             read["values"][mask_BT], signals["values"][mask_BT], signals["returns"][mask_BT],
             self.config.value_clip,
         )  # fmt: skip
-        self.note(new_N.detach(), old_N, policy_N.detach(), value_N.detach())
+        self.note(new_N, old_N, policy_N, value_N)
         total_N = policy_N + self.config.value_coef * value_N
         weights = signals.get("weights")
         return total_N.sum() if weights is None else (total_N * weights[mask_BT]).sum()
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint has to keep."""
-        return super().state() | {"coefficient": self.coefficient}
+        return {"coefficient": self.coefficient}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Goes on from a checkpoint."""
-        super().restore(state)
         self.coefficient = state["coefficient"]
 
 

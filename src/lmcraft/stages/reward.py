@@ -37,7 +37,8 @@ from ..generate.scoring import normalise
 from ..models.heads import around
 from ..text.chat import ChatTemplate
 from ..text.tokenizer import Tokenizer
-from .stage import Tally, require_pairs
+from ..train.tally import Tally
+from .stage import require_pairs
 
 MODEL = "decoder"
 LR = 1e-4
@@ -96,7 +97,8 @@ class Reward:
         gap_B = better_B - worse_B
         loss_B = -F.logsigmoid(gap_B - batch.signals["margin"]) * batch.signals["weight"]
         if torch.is_grad_enabled():
-            self.tally.add(taking_B, accuracy=(gap_B > 0) + 0.5 * (gap_B == 0), score_gap=gap_B)
+            told_N = gap_B[taking_B]
+            self.tally.add(accuracy=(told_N > 0) + 0.5 * (told_N == 0), score_gap=told_N)
         return loss_B.masked_fill(~taking_B, 0.0).sum()
 
     def told(self) -> dict[str, float]:

@@ -81,27 +81,6 @@ def begin(module: Any, config: Strict, adapters: Sequence[Strict]) -> Any:
     return stage
 
 
-class Tally:
-    """Running means over pairs, by name; `told` gives them and begins anew."""
-
-    def __init__(self) -> None:
-        self._sums: Counter[str] = Counter()
-        self._counts: Counter[str] = Counter()
-
-    def add(self, taking_B: Tensor, **numbers: Tensor) -> None:
-        """Adds the numbers [B] of the rows that take part."""
-        for name, number_B in numbers.items():
-            self._sums[name] += float(number_B.detach()[taking_B].sum())
-            self._counts[name] += int(taking_B.sum())
-
-    def told(self) -> dict[str, float]:
-        """Means since the last call."""
-        found = {name: self._sums[name] / count for name, count in self._counts.items() if count}
-        self._sums.clear()
-        self._counts.clear()
-        return found
-
-
 def require_pairs(records: Sequence, what: str, more: str = "") -> None:
     """Raises UserError if a record is no preference; `what` needs them."""
     for record in records:

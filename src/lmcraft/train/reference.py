@@ -36,8 +36,9 @@ class Reference:
     @property
     def fingerprint(self) -> str:
         """Of the copy, to tell that a resumed run has another one; empty where the base is itself frozen."""
-        on_meta = self.copy is None or next(self.copy.parameters()).is_meta
-        return "" if on_meta else fingerprint(self.copy.named_parameters())  # type: ignore[union-attr]
+        if self.copy is None or next(self.copy.parameters()).is_meta:
+            return ""
+        return fingerprint(self.copy.named_parameters())
 
     @contextlib.contextmanager
     def of(self, policy: nn.Module) -> Iterator[nn.Module]:
