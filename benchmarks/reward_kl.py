@@ -21,7 +21,6 @@ import lmcraft
 from lmcraft.data.dataset import Config as DataConfig
 from lmcraft.data.dataset import prepare
 from lmcraft.data.records import Message
-from lmcraft.feedback.sample import prompt_ids
 from lmcraft.generate.language_model import LanguageModel
 from lmcraft.generate.sampling import Sampling
 from lmcraft.rewards.vader import compound
@@ -44,14 +43,14 @@ def talks(base: LanguageModel, data: str) -> tuple[list, list]:
 
     def kept(records: list) -> list[tuple[Message, ...]]:
         asked = dict.fromkeys(messages(record) for record in records)
-        return [talk for talk in asked if len(prompt_ids(base, talk)) <= longest]
+        return [talk for talk in asked if len(base.asked(talk)) <= longest]
 
     return kept(found.train), kept(found.held)[:PROMPTS]
 
 
 def answers(lm: LanguageModel, asked: list, seed: int) -> tuple[list, list[float]]:
     """One answer to each prompt at temperature 1, and what each is worth."""
-    ids = [prompt_ids(lm, talk) for talk in asked]
+    ids = [lm.asked(talk) for talk in asked]
     drawn = [Sampling(max_new_tokens=NEW, seed=(seed << 20) + place) for place in range(len(ids))]
     said = lm.engine.generate(ids, drawn, 64)
     worth = compound([one.text for one in said])

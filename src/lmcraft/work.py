@@ -86,11 +86,9 @@ def prepare(asked: Recipe, place: Path, stored: dict[str, Any] | None, ranks: Ra
     counts: Counter = Counter()
     width = _width(asked, model)
     loader, held = _loaders(asked, data, stage_module, stage, tokenizer, template, width, counts, ranks)
-    train_config = asked.train.model_copy(update={
-        "steps": asked.train.steps or max(1, round(asked.train.epochs * len(loader.rows) / asked.train.batch_size)),
-        "lr": asked.train.lr or _learning_rate(asked, stage_module),
-        "precision": precision,
-    })  # fmt: skip
+    steps = max(1, round(asked.train.epochs * len(loader.rows) / asked.train.batch_size))
+    lr = asked.train.lr or _learning_rate(asked, stage_module)
+    train_config = asked.train.model_copy(update={"lr": lr, "precision": precision})
     facts = {
         **data.report, **counts, **{f"rows: {k}": v for k, v in asdict(loader.fill).items()},
         "shard": loader.tokens.meta["key"], "preview": _preview(loader, tokenizer),
@@ -101,15 +99,14 @@ def prepare(asked: Recipe, place: Path, stored: dict[str, Any] | None, ranks: Ra
     if hasattr(stage, "experience"):  # it trains on what the model says
         _refuse_processes(ranks)
         loader = stage.experience(loader, LanguageModel(model, tokenizer, chat), data.train, train_config)
-        held = None
-        steps = asked.train.steps or loader.steps(asked.train.epochs)
-        train_config = train_config.model_copy(update={"steps": steps})
+        steps = loader.steps(asked.train.epochs)
     complete = asked.model_copy(update={
-        "train": train_config, "out": str(place), "model": own,
+        "train": train_config.model_copy(update={"steps": asked.train.steps or steps}), "out": str(place), "model": own,
         "data": asked.data.model_copy(update={"context": width}),
     })  # fmt: skip
-    held = held if held is not None and held.rows else None
-    return Work(complete, stage, model, tokenizer, chat, loader, held, data.held, facts)
+    # Of held-out prompts there is no loss: what would be the answer?
+    measured = held if held.rows and not hasattr(stage, "experience") else None
+    return Work(complete, stage, model, tokenizer, chat, loader, measured, data.held, facts)
 
 
 def _loaders(

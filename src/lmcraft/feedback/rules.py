@@ -9,9 +9,10 @@ Proved by tests/feedback/test_simulated.py.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from pydantic import ValidationError
 
 from ..core.errors import UserError
 from ..core.find import suggestion
@@ -60,8 +61,11 @@ def _long(texts: Sequence[str]) -> list[float]:
 
 
 def _matches(pattern: str) -> Reward:
+    from ..rewards import pattern as form
+
     try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise UserError("the pattern is no regular expression", where=pattern, why=str(error)) from error
-    return lambda texts: [float(compiled.search(text) is not None) for text in texts]
+        config = form.Config(pattern=pattern, whole=False)
+    except ValidationError as error:
+        raise UserError("the pattern is no regular expression", where=pattern,
+                        why=error.errors()[0]["msg"]) from error  # fmt: skip
+    return lambda texts: form.matched(config, texts)

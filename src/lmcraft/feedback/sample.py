@@ -70,7 +70,7 @@ def _answers(
         part = wanted[start : start + BATCH]
         seeds = [_seed(sampling.seed, model, prompt, n) for prompt, n in part]
         drawn = lm.complete(
-            [prompt_ids(lm, prompt) for prompt, _ in part],
+            [lm.asked(prompt) for prompt, _ in part],
             [sampling.model_copy(update={"seed": s}) for s in seeds],
         )
         for (prompt, _), seed, completion in zip(part, seeds, drawn, strict=True):
@@ -78,13 +78,6 @@ def _answers(
             found.append((prompt, Answer(completion.text, model, source)))
         progress.update(progress.done + len(part))
     return found
-
-
-def prompt_ids(lm: LanguageModel, prompt: tuple[Message, ...]) -> list[int]:
-    """The ids of a conversation for a model with a template; for others of the words alone, which they continue."""
-    if lm.template is not None:
-        return lm.prompt([{"role": message.role, "content": message.content} for message in prompt])
-    return lm.ids("\n".join(message.content for message in prompt))
 
 
 def _seed(*names: Any) -> int:

@@ -21,7 +21,8 @@ from ..core.disk import write_json
 from ..core.errors import UserError
 from ..layers.source import Source
 from ..models import weights
-from ..text.chat import ChatTemplate
+from ..text.answers import encode_prompts, words
+from ..text.chat import ChatTemplate, Messages
 from ..text.tokenizer import Tokenizer
 from .beam import Beams, search
 from .engine import Completion, Engine, Piece, Score
@@ -192,9 +193,12 @@ class LanguageModel:
     def ids(self, text: str) -> list[int]:
         """bos and the ids of a prompt, or the ids of a source; special tokens may be written in it."""
         if self.model.reads_source:
-            before, after = source_frame(self.model, self.tokenizer)
-            return [*before, *self.tokenizer.encode_plain(text), *after]
+            return source_ids(self.model, self.tokenizer, text)
         return [*self.tokenizer.beginning, *self.tokenizer.encode(text)]
+
+    def asked(self, conversation: Messages) -> list[int]:
+        """What the model reads before it answers; one that knows no conversation is given its words, to continue."""
+        return asked_ids(self.model, self.tokenizer, self.template, conversation)
 
     @property
     def start_id(self) -> int:
@@ -216,6 +220,21 @@ def source_frame(model: nn.Module, tokenizer: Tokenizer) -> tuple[list[int], lis
     """What stands before and behind the ids of a source: eos behind it, and for some public models bos before it."""
     before = [tokenizer.bos] if getattr(model.config, "source_bos", False) else []
     return [i for i in before if i is not None], [] if tokenizer.eos is None else [tokenizer.eos]
+
+
+def source_ids(model: nn.Module, tokenizer: Tokenizer, text: str) -> list[int]:
+    """The ids of a source; nothing in it is special."""
+    before, after = source_frame(model, tokenizer)
+    return [*before, *tokenizer.encode_plain(text), *after]
+
+
+def asked_ids(
+    model: nn.Module, tokenizer: Tokenizer, template: ChatTemplate | None, conversation: Messages
+) -> list[int]:
+    """What a model reads before it answers: the conversation, its words, or these as a source."""
+    if model.reads_source:
+        return source_ids(model, tokenizer, words(conversation))
+    return encode_prompts([conversation], tokenizer, template)[0]
 
 
 def start_id(model: nn.Module, tokenizer: Tokenizer) -> int:

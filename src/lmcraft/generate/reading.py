@@ -115,17 +115,18 @@ class Reader:
         A conversation is rendered as the reward model was trained: by the template, if there is one.
         """
         scoring.require(self.model)
-        most = self.model.max_length
-        kept = self.tokenizer.beginning
+        return scoring.scores(self.model, self.rows(texts), self.batch_size)
+
+    def rows(self, texts: Sequence[Any]) -> list[list[int]]:
+        """The ids of each that are read for its score; what is too long loses its beginning, but not bos."""
+        most, bos = self.model.max_length, self.tokenizer.beginning
         rows = []
         for row in map(self._row, texts):
             if most is not None and len(row) > most:
-                first = kept if row[: len(kept)] == kept else []
-                row = [*first, *row[len(row) - most + len(first) :]]
+                kept = bos if row[: len(bos)] == bos else []
+                row = [*kept, *row[len(row) - most + len(kept) :]]
             rows.append(row)
-        return scoring.scores(self.model, rows, self.batch_size)
-
-    __call__ = score
+        return rows
 
     def _row(self, given: Any) -> list[int]:
         if isinstance(given, str):

@@ -8,6 +8,7 @@ Proved by tests/unit/rewards/test_rules.py.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -37,6 +38,11 @@ class Config(Weighted):
 
 def build(config: Config, tokenizer: Tokenizer) -> Reward:
     """The reward."""
+    return lambda answers: matched(config, [answer.text for answer in answers])
+
+
+def matched(config: Config, texts: Sequence[str]) -> list[float]:
+    """1 for each text of this form, 0 for others."""
     compiled = re.compile(config.pattern, re.DOTALL)
     matches = compiled.fullmatch if config.whole else compiled.search
-    return lambda answers: [float(matches(answer.text[:LONGEST].strip()) is not None) for answer in answers]
+    return [float(matches(text[:LONGEST].strip()) is not None) for text in texts]

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
-from torch import nn
 
 from ..core.errors import UserError
 from ..generate import scoring
 from ..generate.language_model import LanguageModel
+from ..generate.reading import Reader
 from ..text.tokenizer import Tokenizer
 from .reward import Answer, Reward, Weighted
 
@@ -41,24 +41,23 @@ def build(config: Config, tokenizer: Tokenizer) -> Reward:
             why="it would read other words than were written",
             fix="train both from the same base",
         )  # fmt: skip
-    return Judge(lm.model)
+    return Judge(Reader(lm.model, lm.tokenizer))
 
 
 class Judge:
     """A reward model, as a reward."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
 
     def __call__(self, answers: Sequence[Answer]) -> list[float]:
         """The score of each answer."""
-        return scoring.scores(self.model, self._rows(answers))
+        return self.reader.score(_rows(answers))
 
     def normalise(self, answers: Sequence[Answer]) -> None:
         """From now on these answers have scores of mean 0 and deviation 1."""
-        scoring.normalise(self.model, self._rows(answers))
+        scoring.normalise(self.reader.model, self.reader.rows(_rows(answers)))
 
-    def _rows(self, answers: Sequence[Answer]) -> list[list[int]]:
-        longest = self.model.max_length
-        rows = [[*answer.prompt_ids, *answer.ids] for answer in answers]
-        return [row[-longest:] if longest else row for row in rows]
+
+def _rows(answers: Sequence[Answer]) -> list[list[int]]:
+    return [[*answer.prompt_ids, *answer.ids] for answer in answers]

@@ -18,7 +18,7 @@ from ..core.errors import UserError
 from ..data.batch import IGNORE
 from ..data.records import Chat, Message, Pair, Parallel, Prompt, Rated, Text
 from ..data.tokens import Document
-from ..generate.language_model import source_frame, start_id
+from ..generate.language_model import asked_ids, source_ids, start_id
 from ..text.chat import ChatTemplate
 from ..text.tokenizer import Tokenizer
 
@@ -61,24 +61,22 @@ def documents(
         begin: tokens that a text is begun with.
     """
     for record in records:
-        ids = _ids(record, tokenizer, template, begin)
+        ids, source = _ids(model, record, tokenizer, template, begin), None
         if model.reads_source:
-            before, after = source_frame(model, tokenizer)
-            source, ids = [*before, *ids, *after], [start_id(model, tokenizer)]
-        else:
-            source = None
+            source, ids = ids, [start_id(model, tokenizer)]
         if len(source or ids) > room:
             counts["dropped, no room for an answer"] += 1
             continue
         yield Document(ids, None, record.where, [0] + [IGNORE] * (len(ids) - 1), source)
 
 
-def _ids(record: object, tokenizer: Tokenizer, template: ChatTemplate | None, begin: int) -> list[int]:
+def _ids(
+    model: nn.Module, record: object, tokenizer: Tokenizer, template: ChatTemplate | None, begin: int
+) -> list[int]:
     asked = messages(record)
-    if isinstance(asked, str):
-        ids = tokenizer.encode_plain(asked)
-        is_text = isinstance(record, Text)
-        return [*tokenizer.beginning, *ids[:begin]] if is_text else ids
-    if template is not None:
-        return template.prompt(asked)
-    return [*tokenizer.beginning, *tokenizer.encode_plain("\n".join(message.content for message in asked))]
+    if not isinstance(asked, str):
+        return asked_ids(model, tokenizer, template, asked)
+    if model.reads_source:
+        return source_ids(model, tokenizer, asked)
+    ids = tokenizer.encode_plain(asked)
+    return [*tokenizer.beginning, *(ids[:begin] if isinstance(record, Text) else ids)]

@@ -35,7 +35,6 @@ from ..data.load import load
 from ..data.records import Message, Prompt
 from ..feedback import agreement, preferences
 from ..feedback.rules import rule
-from ..feedback.sample import prompt_ids
 from ..feedback.store import Project, Store
 from ..generate.language_model import LanguageModel
 from ..rl.prompts import messages
@@ -104,7 +103,7 @@ def _talk(asked: tuple[Message, ...] | str) -> tuple[Message, ...]:
 def _leaves_room(lm: LanguageModel, talk: tuple[Message, ...], answer: int) -> bool:
     """Whether the model can read a prompt and still write an answer."""
     longest = lm.model.max_length
-    return longest is None or len(prompt_ids(lm, talk)) + answer <= longest
+    return longest is None or len(lm.asked(talk)) + answer <= longest
 
 
 def _round(
@@ -167,9 +166,8 @@ def _preferences(asked: Project, place: Path, config: Config) -> None:
         )  # fmt: skip
     write_json(place / "agreement.json", agreement.report(snapshot, who, "interval", 10))
     write_rows(beside, (one.row() for one in made.held_out))
-    write_rows(
-        file, (one.row() for one in made.train)
-    )  # as the last: its presence means that the step is done
+    # As the last: its presence means that the step is done.
+    write_rows(file, (one.row() for one in made.train))
 
 
 def _reward(place: Path, config: Config, follow: Follow) -> Run:

@@ -52,22 +52,23 @@ def encode_prompts(
     """Each prompt, ending where its answer begins."""
     if template is not None:
         return template.prompt_all(prompts)
-    return [[*tokenizer.beginning, *ids] for ids in tokenizer.encode_texts([_text(p) for p in prompts])]
+    return [[*tokenizer.beginning, *ids] for ids in tokenizer.encode_texts([words(p) for p in prompts])]
+
+
+def words(messages: Messages) -> str:
+    """What is said, without who says it: all that a model can be given which knows no conversation."""
+    return "\n".join(
+        message["content"] if isinstance(message, Mapping) else message.content for message in messages
+    )
 
 
 def _plain(pairs: Sequence[tuple[Messages, Messages]], tokenizer: Tokenizer) -> list[list[int]]:
     """Answers as they go on from their prompts, with eos."""
-    texts = [_text(answer) for _, answer in pairs]
-    befores = [tokenizer.context(_text(prompt)) for prompt, _ in pairs]
+    texts = [words(answer) for _, answer in pairs]
+    befores = [tokenizer.context(words(prompt)) for prompt, _ in pairs]
     found = tokenizer.encode_after([*zip(befores, texts, strict=True)])
     after = [] if tokenizer.eos is None else [tokenizer.eos]
     return [
         [*(ids if tokenizer.special_ids.isdisjoint(ids) else tokenizer.encode_plain(text)), *after]
         for text, ids in zip(texts, found, strict=True)
     ]
-
-
-def _text(messages: Messages) -> str:
-    return "\n".join(
-        message["content"] if isinstance(message, Mapping) else message.content for message in messages
-    )

@@ -32,10 +32,8 @@ STEPS = 2
 MICRO_BATCHES = 2
 ON_DISK = "on disk"
 WHOLE = 8  # as many blocks that are alike are all rehearsed
-FEW = (
-    3,
-    6,
-)  # from so many, more are extrapolated; far apart, because the extent of a heap is no straight line
+# From so many, more are extrapolated; far apart, because the extent of a heap is no straight line.
+FEW = (3, 6)
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def _segments(rows: int, width: int, documents: int, filled: float) -> Tensor:
 class _Batches:
     """Stands in for the loader."""
 
-    read, epoch, seed = 0, 0.0, 0
+    epoch, seed = 0.0, 0
 
     def __init__(self, shape: Rows, rows: int) -> None:
         self.shape, self.rows = shape, rows

@@ -112,7 +112,7 @@ def test_texts_ids_and_conversations_are_scored():
     ids = encoded.ids[: max(p for p, trained in enumerate(encoded.trained) if trained) + 1]
     plain = framed(tokenizer, tokenizer.encode_plain("good"))
     expected = scores(model, [ids, plain])
-    found = reader([talk, [Message(**m) for m in talk], ids, "good", plain])
+    found = reader.score([talk, [Message(**m) for m in talk], ids, "good", plain])
     assert found == pytest.approx([expected[0]] * 3 + [expected[1]] * 2, abs=1e-5)
     assert LanguageModel(model, tokenizer, template).rewards([talk]) == pytest.approx([expected[0]], abs=1e-5)
     long = [{"role": "user", "content": "what is it? " * 20}, talk[1]]

@@ -75,6 +75,16 @@ def test_of_what_is_too_long_the_end_is_read(judge, tokenizer):
     assert long == pytest.approx(kept, abs=1e-6) and abs(long - other) > 1e-3
 
 
+def test_what_begins_a_text_stays_when_it_is_cut(judge, tokenizer):
+    """A failure would mean that long answers are scored as a reward model was never shown a text: without bos."""
+    given = run.build(run.Config(path=str(judge[0])), tokenizer)
+    prompt, bos = [5, 6, 7, 8] * CONTEXT, tokenizer.beginning
+    assert bos
+    (long,) = given([Answer([*bos, *prompt], [4, 2], "")])
+    (kept,) = given([Answer([*bos, *prompt[2 + len(bos) - CONTEXT :]], [4, 2], "")])
+    assert long == pytest.approx(kept, abs=1e-6)
+
+
 def test_its_weight_is_applied_once(judge, tokenizer):
     """A failure would mean that a reward model counts for more, or less, than was asked."""
     plain, double = (
@@ -104,9 +114,9 @@ def test_ppo_brings_it_to_a_common_scale(judge, tokenizer, tmp_path, normalise):
         Loader(shard, CONTEXT, 128, 0, pack=False), LanguageModel(policy, tokenizer, None), records,
         loop.Config(batch_size=128, precision="fp32"),
     )  # fmt: skip
-    assert loader.read == 0  # nothing is used up
+    assert loader.prompts.read == 0  # nothing is used up
     loader.next()
-    (model,) = (one.model for one in loader.reward.judges)
+    (model,) = (one.reader.model for one in loader.reward.judges)
     assert (model.config.gain != own.config.gain) == normalise
     if normalise:
         assert loader.facts["score"] == pytest.approx(0, abs=4 / 128**0.5)

@@ -11,6 +11,7 @@ from lmcraft.core.errors import UserError
 from lmcraft.data import synthetic
 from lmcraft.data.batch import IGNORE
 from lmcraft.data.records import Chat, Labeled, Message, Pair, Parallel, Prompt, Rated, Text, Where, parts
+from lmcraft.generate.language_model import LanguageModel
 from lmcraft.models import decoder, encdec
 from lmcraft.models import model as models
 from lmcraft.rl import prompts
@@ -84,6 +85,21 @@ def test_a_model_that_reads_a_source_reads_the_prompt(tokenizer):
     """A failure would mean that an encoder-decoder is asked nothing."""
     (found,), _ = ids(tokenizer, Parallel("the cat", "", WHERE), model=net(encdec))
     assert tokenizer.decode(found.source) == "the cat" and len(found.ids) == 1 and found.labels == [0]
+
+
+def test_a_conversation_can_be_a_source(tokenizer):
+    """A failure would mean that a source is framed twice, or otherwise than when the model is asked."""
+    model = net(encdec)
+    (found,), _ = ids(tokenizer, Prompt((RULES, USER), None, WHERE), model=model, room=99)
+    assert found.source == LanguageModel(model, tokenizer, None).ids("Be kind.\nWhat is up?")
+
+
+def test_sampling_and_training_read_the_same(tokenizer):
+    """A difference would mean that votes are about answers to another prompt than the policy learns for."""
+    said = Message("user", "a <|im_end|> in the middle")
+    (found,), _ = ids(tokenizer, Prompt((said,), None, WHERE))
+    assert found.ids == LanguageModel(net(), tokenizer, None).asked((said,))
+    assert tokenizer.special_ids.isdisjoint(found.ids[len(tokenizer.beginning) :])
 
 
 def test_a_prompt_without_room_is_left_out_and_counted(tokenizer):
