@@ -307,6 +307,20 @@ def test_token_limit(limit):
     assert len(completion.tokens) == limit
 
 
+@every_model
+def test_a_prompt_of_several_requests_is_read_once(kind, settings):
+    """A failure would mean that a group of answers costs its prompt again and again, or that rows are mixed up."""
+    engine, read = make(kind, settings), []
+    requests = prompts(9, 4, 9, 7)
+    requests = [requests[i] for i in (0, 1, 2, 1, 0, 3, 1)]
+    sampling = [Sampling(seed=i, max_new_tokens=6) for i in range(len(requests))]
+    alone = [engine.generate([r], s)[0] for r, s in zip(requests, sampling, strict=True)]
+    hook = engine.model.register_forward_pre_hook(lambda _, given: read.append(len(given[0])))
+    together = engine.generate(requests, sampling)
+    hook.remove()
+    assert [c.tokens for c in together] == [c.tokens for c in alone] and read[0] == 4
+
+
 @pytest.mark.parametrize("kind,settings", [case for case in CASES if case.values[0] in ("encdec", "seq2seq")])
 def test_every_request_reads_its_own_source(kind, settings):
     """A difference would mean that somebody gets the translation of somebody else's text."""

@@ -158,6 +158,8 @@ class Reading(nn.Module):
 class Prompted(nn.Module):
     """A model that reads prompts in front of its input."""
 
+    branches = False  # a prompt would stand in front of every branch
+
     @property
     def max_length(self) -> int | None:
         """Longest sequence in tokens, beside the prompts."""

@@ -1,6 +1,7 @@
 """The Engine: one way to generate text and to score it, for every model.
 
-1. Prefill reads all prompts at once, padded at the end; decode then adds one token a row. Memory is allocated once.
+1. Prefill reads all prompts at once, padded at the end, and one that several requests share only once; decode then
+   adds one token a row. Memory is allocated once.
 2. Rows that are done leave the batch, so the rest runs faster.
 3. A request's text depends on the request alone: its random numbers come from its own seed, and padding is never seen.
 4. `score` gives the log-probability of a continuation after a context, token by token, under the same rule as
@@ -126,8 +127,7 @@ class Engine:
         self.model.eval()
         try:
             room = max(len(prompt) + row.watch.limit for prompt, row in zip(prompts, rows, strict=True))
-            memory = self.start(len(rows), room, sources)
-            logits_BV = self._prefill(prompts, memory)
+            memory, logits_BV = self._prefill(prompts, sources, room)
             while True:
                 next_tokens, logprobs = _chosen(logits_BV.cpu(), rows)
                 for row, token, logprob in zip(rows, next_tokens, logprobs, strict=True):
@@ -205,12 +205,22 @@ class Engine:
     def _completion(self, row: _Row) -> Completion:
         return Completion(row.watch.text, row.tokens, row.logprobs, str(row.watch.finish_reason))
 
-    def _prefill(self, prompts: Sequence[Sequence[int]], memory) -> Tensor:
-        """Reads all prompts; logits [B, V] after the last token of each."""
-        tokens_BT, segments_BT = padded(prompts, self.device)
+    def _prefill(
+        self, prompts: Sequence[Sequence[int]], sources: Sequence[Sequence[int]] | None, room: int
+    ) -> tuple[Memory, Tensor]:
+        """Reads all prompts; a memory with a row for each, and the logits [B, V] after the last token of each."""
+        texts = [None] * len(prompts) if sources is None else sources
+        keys = [(tuple(prompt), text and tuple(text)) for prompt, text in zip(prompts, texts, strict=True)]
+        rows = {key: row for row, key in enumerate(dict.fromkeys(keys))}
+        memory = self.start(len(rows), room, None if sources is None else [text for _, text in rows])
+        tokens_BT, segments_BT = padded([prompt for prompt, _ in rows], self.device)
         hidden_BTD = self.model(tokens_BT, segments_BT, memory)
-        last_B = segments_BT.sum(dim=1) - 1
-        return self.model.head(hidden_BTD[torch.arange(len(prompts)), last_B])
+        logits_BV = self.model.head(hidden_BTD[torch.arange(len(rows)), segments_BT.sum(dim=1) - 1])
+        if len(rows) < len(prompts):
+            places = [rows[key] for key in keys]
+            memory.keep(places)
+            logits_BV = logits_BV[places]
+        return memory, logits_BV
 
     @torch.inference_mode()
     def score(

@@ -3,6 +3,8 @@
 softmax(q·k · scale) · v over the positions a query may see; scale is 1/sqrt(C) (Vaswani et al., arXiv 1706.03762).
 
 1. Who sees whom is decided in one place, `visible`, from segments alone, so padding and packing cannot disagree.
+   A segment −n is a branch of the document before it: it sees that document and itself, but no other branch. So what
+   several texts have in common is read once (lmcraft.rl.shared).
 2. A row that holds one document needs no mask in causal order, which keeps padding at its end unseen.
 3. Padding sees padding, and where a source has none, all of it; so no softmax runs over an empty set.
 4. `record` is a list while somebody watches (lmcraft.inspect): each call then appends its weights.
@@ -22,7 +24,7 @@ from torch import Tensor, nn
 
 from .memory import KeyValues
 from .norm import RMSNorm
-from .positions import positions, rotary_tables, rotate
+from .positions import branched, positions, rotary_tables, rotate, trunk_ends
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ def sight(
     """Positions, mask and rotary tables of one forward pass.
 
     Args:
-        segments_BT: 0 for padding, n for the nth document of the row; None means one document without padding.
+        segments_BT: 0 for padding, n for the nth document of the row, −n for a branch of the document before it; None
+            means one document without padding.
         memory: what came before; its rows continue with these tokens.
         window: how many positions a query sees, itself included; None means all.
         rotary: for rotary positions, what else `rotary_tables` takes: head width, base, how they are stretched.
@@ -82,6 +85,8 @@ def visible_source(segments_BT: Tensor, source_segments_BS: Tensor) -> Tensor | 
 
 def visible(segments_BT: Tensor, window: int | None) -> Tensor | None:
     """Which positions each position may attend to, bool [B, 1, T, T]; None when that is plain causal order."""
+    if branched(segments_BT):
+        return _visible_in_trees(segments_BT, window)
     length = segments_BT.shape[1]
     one_document = bool((segments_BT <= 1).all()) and bool((segments_BT[:, 1:] <= segments_BT[:, :-1]).all())
     if one_document and (window is None or length <= window):
@@ -92,6 +97,18 @@ def visible(segments_BT: Tensor, window: int | None) -> Tensor | None:
     if window is not None:
         seen_TT = seen_TT & (distance_TT < window)
     return ((segments_BT[:, :, None] == segments_BT[:, None, :]) & seen_TT)[:, None]
+
+
+def _visible_in_trees(segments_BT: Tensor, window: int | None) -> Tensor:
+    """The same, where some segments are branches."""
+    trunks_BT = segments_BT.gather(1, trunk_ends(segments_BT))
+    same_BTT = segments_BT[:, :, None] == segments_BT[:, None, :]
+    tree_BTT = trunks_BT[:, :, None] == trunks_BT[:, None, :]
+    seen_BTT = (tree_BTT & (same_BTT | (segments_BT >= 0)[:, None, :])).tril()
+    if window is not None:
+        positions_BT = positions(segments_BT)
+        seen_BTT &= positions_BT[:, :, None] - positions_BT[:, None, :] < window
+    return seen_BTT[:, None]
 
 
 def _remembered(positions_BT: Tensor, slots: int, window: int | None) -> Tensor:

@@ -1,6 +1,7 @@
 """Where a token stands: positions from segments, and learned, sinusoidal and rotary encodings.
 
 1. Positions restart at every document of a packed row, so a document sees the same positions alone and packed.
+   A branch (a negative segment) goes on where its trunk ends, the document before it, as if it stood alone behind it.
 2. Rotary encoding rotates the two halves of a head (the public Llama convention), in float32; tables are made once
    per forward for the positions at hand, so no maximum length is baked in (Su et al., arXiv 2104.09864).
 3. Sinusoids follow Vaswani et al., arXiv 1706.03762, section 3.5: sine and cosine interleaved.
@@ -20,12 +21,27 @@ from .rope import Rope, frequencies
 
 
 def positions(segments_BT: Tensor) -> Tensor:
-    """Position of each token inside its own segment, from 0; int64 [B, T]."""
+    """Position of each token inside its own segment, from 0, or from the end of its trunk; int64 [B, T]."""
     index_T = torch.arange(segments_BT.shape[1], device=segments_BT.device)
     starts_BT = torch.ones_like(segments_BT, dtype=torch.bool)
     starts_BT[:, 1:] = segments_BT[:, 1:] != segments_BT[:, :-1]
     start_index_BT = torch.where(starts_BT, index_T, 0).cummax(dim=1).values
-    return index_T - start_index_BT
+    found_BT = index_T - start_index_BT
+    if not branched(segments_BT):
+        return found_BT
+    trunk_lengths_BT = found_BT.gather(1, trunk_ends(segments_BT)) + 1
+    return found_BT + trunk_lengths_BT.where(segments_BT < 0, 0)
+
+
+def branched(segments_BT: Tensor) -> bool:
+    """Whether some document has several ends, in segments with negative numbers."""
+    return bool((segments_BT < 0).any())
+
+
+def trunk_ends(segments_BT: Tensor) -> Tensor:
+    """Where the last token stands that is of no branch, at or before each token; int64 [B, T]."""
+    index_T = torch.arange(segments_BT.shape[1], device=segments_BT.device)
+    return index_T.where(segments_BT >= 0, 0).cummax(dim=1).values
 
 
 def lengths(segments_BT: Tensor) -> Tensor:

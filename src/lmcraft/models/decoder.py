@@ -188,6 +188,11 @@ class Decoder(nn.Module):
         """Longest sequence in tokens."""
         return self.config.context
 
+    @property
+    def branches(self) -> bool:
+        """Whether several texts can share what they begin with; not where frequencies depend on a text's length."""
+        return self.config.rope is None or self.config.rope.kind != "dynamic"
+
     def forward(
         self, tokens_BT: Tensor, segments_BT: Tensor | None = None, memory: KeyValues | None = None
     ) -> Tensor:

@@ -9,7 +9,8 @@ batches of `train.batch_size`, each in an order of its own. Then the next round,
    the first ratio is exactly 1. Where a round is one batch and one epoch and there is no critic, those noted while
    sampling are as good.
 3. An answer that does not end by itself has the score `missing_eos` (Huang et al., arXiv 2403.17031, detail 8).
-4. Rows of similar length are computed together, and padding that they share is not computed at all.
+4. Answers to one prompt are computed together (lmcraft.rl.shared), elsewhere rows of similar length; padding that they
+   share is not computed at all.
 5. The random numbers of an answer depend on the seed, the round and its place alone; so do the orders. The answers of
    the round at hand are part of a checkpoint: training that was killed ends with the same bits.
 
@@ -130,11 +131,14 @@ class Experience:
         return weighted(episodes.chosen(self.rows, order), self.stage)
 
     def _order(self, rows: Batch, round_: int, epoch: int) -> Tensor:
-        """The rows of an epoch, batch after batch; in a batch, rows of one length stand together."""
+        """The rows of an epoch, batch after batch; in a batch, rows of one prompt or of one length stand together."""
         draw = np.random.Generator(np.random.Philox(key=[self.seed, round_ << 16 | epoch]))
         order = torch.from_numpy(draw.permutation(self.kept))
-        lengths_B = (rows.segments_BT != 0).sum(dim=1)
-        batches = [part[torch.argsort(lengths_B[part], stable=True)] for part in order.split(self.batch_size)]
+        if self.stage.group > 1 and not self._keeps_some:
+            rank_B = torch.arange(self.kept) // self.stage.group
+        else:
+            rank_B = (rows.segments_BT != 0).sum(dim=1)
+        batches = [part[torch.argsort(rank_B[part], stable=True)] for part in order.split(self.batch_size)]
         return torch.cat(batches)
 
     def _answered(self, round_: int) -> Batch:

@@ -25,7 +25,7 @@ from ..text.tokenizer import Tokenizer
 from ..train import loop
 from ..train.logprobs import token_logprobs
 from ..train.tally import Tally
-from . import critic, episodes, prompts
+from . import critic, episodes, prompts, shared
 from .experience import Asked, Experience
 from .settings import Rewarded
 
@@ -96,7 +96,7 @@ class Learner(ABC):
 
     def read(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Log-probabilities of the targets at the temperature of sampling, and a critic's values, [B, T] each."""
-        hidden_BTD = model(batch.tokens_BT, batch.segments_BT, **batch.reads)
+        hidden_BTD = shared.hidden(model, batch)
         found = {
             "logprobs": token_logprobs(model, hidden_BTD, batch.targets_BT, self.config.rollout.temperature)
         }

@@ -32,6 +32,22 @@ def test_visible_equals_its_definition(rows, window):
                 assert [m <= t for m in range(longest)] == expected
 
 
+@pytest.mark.parametrize("window", [None, 3])
+def test_branches_see_their_trunk_and_themselves(window):
+    """A failure would mean that answers to one prompt read one another."""
+    layout = [1, 1, -1, -1, -2, 2, 2, 2, -1, -1, 0]
+    found = visible(torch.tensor([layout]), window)
+    trunks = [1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 0]
+    places = [0, 1, 2, 3, 2, 0, 1, 2, 3, 4, 0]
+    for t, own in enumerate(layout):
+        expected = [
+            m <= t and other in (own, trunks[t]) and trunks[m] == trunks[t]
+            and (window is None or places[t] - places[m] < window)
+            for m, other in enumerate(layout)
+        ]  # fmt: skip
+        assert found[0, 0, t].tolist() == expected
+
+
 @given(st.lists(layouts, min_size=1, max_size=3), st.one_of(st.none(), st.integers(1, 14)))
 def test_every_position_sees_itself(rows, window):
     """A failure would mean a softmax over nothing, and NaN in every weight."""

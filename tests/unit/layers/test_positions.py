@@ -22,6 +22,15 @@ def test_positions_count_from_the_start_of_each_stretch(stretches):
     assert positions(torch.tensor([layout, layout])).tolist() == [expected, expected]
 
 
+def test_branches_go_on_from_their_trunk():
+    """A failure would mean that a shared prompt's answers stand elsewhere than in rows of their own."""
+    layout = torch.tensor([[1, 1, -1, -1, -2, 2, 2, 2, -1, -1, 0], [1, -1, -2, -3, -3, 0, 0, 0, 0, 0, 0]])
+    assert positions(layout).tolist() == [
+        [0, 1, 2, 3, 2, 0, 1, 2, 3, 4, 0],
+        [0, 1, 1, 1, 2, 0, 1, 2, 3, 4, 5],
+    ]
+
+
 def test_rotation_by_hand():
     """A difference would mean another convention than the public Llama weights have."""
     x_BHTC = torch.randn(1, 2, 3, 4, dtype=torch.float64)
