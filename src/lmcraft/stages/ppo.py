@@ -29,11 +29,12 @@ from ..core.config import Strict
 from ..data.batch import IGNORE, Batch
 from ..rl import advantages, critic, episodes, objective
 from ..rl.learner import Learner
-from ..rl.settings import Rewarded
+from ..rl.settings import NOISY, Rewarded
 from ..text.tokenizer import Tokenizer
 
 MODEL = "decoder"
 LR = 1e-5
+OPTIM = NOISY
 CHAT = True
 TEXT_TOO = True
 PACK = False

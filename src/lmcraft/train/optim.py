@@ -49,6 +49,12 @@ class Config(Strict):
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0 = no clipping")
 
 
+def for_stage(config: Config, stage: Any) -> Config:
+    """The config, with a stage's own defaults (`OPTIM` of its module) where the user has said nothing."""
+    own = getattr(stage, "OPTIM", {})
+    return config.model_copy(update={key: own[key] for key in own.keys() - config.model_fields_set})
+
+
 def factor(config: Config, step: int, steps: int) -> float:
     """Share of the peak learning rate at `step` (from 0) of `steps`."""
     warmup = config.warmup * steps

@@ -11,6 +11,7 @@ from torch import nn
 
 from lmcraft.core import find
 from lmcraft.models import model as models
+from lmcraft.stages import ppo, pretrain
 from lmcraft.train import optim
 from lmcraft.train.optim import Config, Muon, factor, orthogonal
 
@@ -244,3 +245,10 @@ def test_the_schedule_of_2017():
     for step in (1, 40, 100, 101, 400, 1000):
         paper = min(step**-0.5, step * 100**-1.5) / 100**-0.5
         assert factor(config, step - 1, steps) == pytest.approx(paper, rel=0.011)
+
+
+def test_a_stage_has_defaults_of_its_own_and_the_user_the_last_word():
+    """A failure would mean that PPO spends its distance on noise, or that a setting is silently changed."""
+    found = optim.for_stage(optim.Config(eps=1e-7), ppo)
+    assert (found.kind, found.eps, found.weight_decay) == ("adamw", 1e-7, 0.0)
+    assert optim.for_stage(optim.Config(), pretrain) == optim.Config()
