@@ -1,0 +1,90 @@
+"""Three rounds of feedback against one, with the same number of votes and about the same distance from the base.
+
+Votes are VADER's, drawn with a temperature. Three rounds vote on what each policy says; the one round has as many
+votes, all on what the base says. Every policy is trained from the base, with a penalty that is adapted to a stated KL; the
+win rate against the base and the mean compound are measured on held-out prompts that are nobody's votes.
+
+    python benchmarks/iterated.py runs/demo/sft chats.jsonl [--seeds 5] [--prompts 150] [--steps 80] [--kl 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections import deque
+from pathlib import Path
+
+from lmcraft.data.dataset import Config as Data
+from lmcraft.feedback.opening import open_store
+from lmcraft.rounds import rounds
+from lmcraft.rounds.settings import Config
+
+HELD_OUT = 128
+REWARD = ("train.batch_size=16", "train.lr=1e-4")
+
+
+def config(asked: argparse.Namespace, seed: int, prompts: int) -> Config:
+    """Rounds with so many prompts each."""
+    ppo = (
+        f"stage.kl.target={asked.kl}", "stage.kl.coef=0.1", "stage.kl.horizon=320", "stage.rollout.episodes=64",
+        "stage.value_coef=1", "train.batch_size=64", "train.micro_batch_size=16", "train.lr=1e-4",
+        f"train.steps={asked.steps}", "train.save_every=1000",
+    )  # fmt: skip
+    return Config(
+        base=asked.base, data=Data(files=(asked.data,)), rater="vader", manner={"temperature": 0.2}, seed=seed,
+        prompts=prompts, held_out=HELD_OUT, max_new_tokens=40, reward=REWARD, ppo=ppo,
+    )  # fmt: skip
+
+
+def performed(found: Config, count: int, place: Path) -> dict:
+    """What came out of the last of so many rounds."""
+    with open_store(f"sqlite:///{place}.db") as store:
+        finished, _ = rounds.perform(found, place, count, store, lambda steps, _: deque(steps, maxlen=0))
+    return finished[-1]
+
+
+def main() -> None:
+    """Performs all rounds and writes the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("base")
+    parser.add_argument("data")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--prompts", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--kl", type=float, default=2.0)
+    asked = parser.parse_args()
+    from results import append
+
+    place, cells, better = Path(tempfile.mkdtemp()), [], 0
+    for seed in range(asked.seeds):
+        three = performed(config(asked, seed, asked.prompts), 3, place / f"three-{seed}")
+        one = performed(config(asked, seed, 3 * asked.prompts), 1, place / f"one-{seed}")
+        better += three["win_rate"] > one["win_rate"]
+        for name, found in (("three", three), ("one", one)):
+            cells.append([
+                str(seed), name, str(found["preferences"]), f"{found['kl']:.2f}", f"{found['gold'][0]:.3f}",
+                f"{found['gold'][1]:.3f}", f"{found['win_rate']:.1%}", f"{found['reward_model']['accuracy']:.1%}",
+            ])  # fmt: skip
+            print(cells[-1], flush=True)
+    columns = [
+        "seed",
+        "rounds",
+        "preferences",
+        "KL at last",
+        "gold, base",
+        "gold, policy",
+        "win rate",
+        "accuracy",
+    ]
+    notes = (
+        f"Three rounds of {asked.prompts} prompts won more often than one of {3 * asked.prompts} on {better} of "
+        f"{asked.seeds} seeds; {asked.steps} steps of PPO each, KL adapted to {asked.kl} nats, "
+        f"{HELD_OUT} held-out prompts."
+    )
+    append("Three rounds of feedback against one", columns, cells, notes)
+
+
+if __name__ == "__main__":
+    main()
