@@ -1,8 +1,8 @@
 """Three rounds of feedback against one, with the same number of votes and about the same distance from the base.
 
 Votes are VADER's, drawn with a temperature. Three rounds vote on what each policy says; the one round has as many
-votes, all on what the base says. Every policy is trained from the base, with a penalty that is adapted to a stated KL; the
-win rate against the base and the mean compound are measured on held-out prompts that are nobody's votes.
+votes, all on what the base says. Every policy is trained from the base, with a penalty that is adapted to a stated KL.
+The win rate against the base and the mean compound are measured on held-out prompts that are nobody's votes.
 
     python benchmarks/iterated.py runs/demo/sft chats.jsonl [--seeds 5] [--prompts 150] [--steps 80] [--kl 2]
 """
