@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.optim import optimizer as optimizers
 
-from .extent import Heap
+from .extent import Heaps
 
 PARAMETERS, GRADIENTS, OPTIMIZER = "parameters", "gradients", "optimizer"
 LOSS, FORWARD, BACKWARD, UPDATE = "logits and loss", "forward", "backward", "update"
@@ -48,7 +48,7 @@ class Ledger:
     def __init__(self) -> None:
         self.live: Counter[str] = Counter()
         self.peaks: dict[str, Counter[str]] = {}
-        self.heap = Heap()
+        self.heap = Heaps()
         self._sum = 0
         self._largest: Counter[str] = Counter()
         self._held: dict[int, tuple[weakref.ref, int, str]] = {}

@@ -165,7 +165,7 @@ def _extrapolated(low: dict[str, float], high: dict[str, float], more: float) ->
 
 def _counted(
     stage: Any, model: nn.Module, shape: Rows, config: loop.Config, layers: int | None
-) -> tuple[dict[str, dict[str, float]], float, int]:
+) -> tuple[dict[str, dict[str, float]], float, float]:
     """Bytes at the fullest moment of each phase, operations of a step, and how far a heap would grow.
 
     Args:

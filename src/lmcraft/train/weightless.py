@@ -10,7 +10,7 @@
    as long as they are small. So whatever a program decides from them, it decides as in a real run.
 3. A question about a number without value is answered with 1 or true: a loss that is finite, say.
 4. Every storage is reported to the ledger, with or without numbers; and the floating-point operations of products and
-   of attention are added up.
+   of attention are added up. The heap is told of products, because their library keeps buffers.
 
 Proved by tests/unit/train/test_weightless.py and benchmarks/plan_grid.py.
 """
@@ -48,6 +48,8 @@ class Weightless(TorchDispatchMode):
         kwargs = kwargs or {}
         if func is torch.ops.prim.device.default:
             return args[0].fake_device if isinstance(args[0], FakeTensor) else args[0].device
+        if func.overloadpacket in _PRODUCTS:
+            self.ledger.heap.multiply(*args[-1].shape[-2:])
         result = self._run(func, args, kwargs)
         if (count := _COUNTS.get(func.overloadpacket)) is not None:
             self.operations[self.ledger.phase] += count(*args, **kwargs, out_val=result)
@@ -95,6 +97,7 @@ def _attention_backward(_, query, key, *__, out_val, **___) -> int:
     return 10 * math.prod(query.shape[:3]) * key.shape[2] * query.shape[3]
 
 
+_PRODUCTS = (_aten.mm, _aten.bmm, _aten.addmm)
 _COUNTS = {
     **flop_registry,
     _aten._scaled_dot_product_flash_attention_for_cpu: _attention,

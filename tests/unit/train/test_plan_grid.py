@@ -13,6 +13,7 @@ FILE = Path(__file__).parents[3] / "benchmarks" / "plan_grid.py"
 CASES = [
     "decoder-3x256 full 8x128",
     "decoder-6x256 lora 8x128 micro_batch_size=2",
+    "decoder-6x256 lora 8x256 checkpointing=True",
     "encdec-2x256 freeze 16x64",
     "rnn-2x256 full 8x64 optim=adamw",
 ]
