@@ -30,8 +30,8 @@ from lmcraft.rounds.judged import sign_flip
 
 NEW, PROMPTS, SAMPLES, PAIRS = 40, 128, 64, 600
 COMMON = [
-    "train.batch_size=64", "train.micro_batch_size=16", "train.lr=1e-4", "train.optim.kind=adamw",
-    "train.optim.weight_decay=0", "train.save_every=1000", "sample.max_new_tokens=1", "data.holdout=0",
+    "train.batch_size=64", "train.micro_batch_size=16", "train.lr=1e-4", "train.save_every=1000",
+    "sample.max_new_tokens=1", "data.holdout=0",
 ]  # fmt: skip
 ROLLOUT = ["stage.reward=vader", f"stage.rollout.max_new_tokens={NEW}", "stage.rollout.episodes=64"]
 
@@ -104,7 +104,7 @@ def runs(steps: int, seeds: int) -> dict[str, tuple[str, list[str]]]:
     for beta in (0.2, 0.05):
         found[f"RLOO, β {beta}"] = ("grpo", [*rloo, f"stage.kl_coef={beta}"])
     for beta in (0.3, 0.1):
-        found[f"DPO, β {beta}"] = ("dpo", [f"stage.beta={beta}", "train.steps=40"])
+        found[f"DPO, β {beta}"] = ("dpo", [f"stage.beta={beta}", "train.optim.kind=adamw", "train.steps=40"])
     return found
 
 

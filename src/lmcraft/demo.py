@@ -67,7 +67,7 @@ ROUND = {"max_new_tokens": 40, "temperature": 1.0, "manner": {"temperature": 0.2
 REWARD = ["train.batch_size=16", "train.lr=1e-4"]
 PPO = [
     "stage.kl.coef=0.1", "stage.rollout.episodes=64", "train.batch_size=64", "train.micro_batch_size=16",
-    "train.lr=1e-4", "train.optim.kind=adamw", "train.optim.weight_decay=0", "train.save_every=40",
+    "train.lr=1e-4", "train.save_every=40",
 ]  # fmt: skip
 ANSWERS = 128
 LONGEST_ANSWER = 96

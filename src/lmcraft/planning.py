@@ -29,7 +29,7 @@ from .recipe import Recipe
 from .rl.critic import NAME as CRITIC
 from .stages.stage import begin
 from .text.tokenizer import SPECIALS, Tokenizer
-from .train import loop, optim
+from .train import loop
 from .train.ledger import Ledger
 from .train.plan import Plan, calibrate, plan
 from .train.precision import choose, reads_halves
@@ -65,7 +65,6 @@ def of_recipe(asked: Recipe, ranks: int = 1) -> Planned:
     stage = begin(module, asked.stage, asked.adapter)
     config = asked.train.model_copy(update={
         "lr": asked.train.lr or module.LR, "precision": choose(asked.train.precision, device()),
-        "optim": optim.for_stage(asked.train.optim, module),
     })  # fmt: skip
     model = _model(asked, stage, module, reads_halves(config.precision, config.offload, config.parallel))
     width = asked.data.context or min(model.config.context, 1 << 16, model.max_length or 1 << 16)

@@ -24,7 +24,7 @@ from .core.config import Document, Strict
 from .core.errors import UserError
 from .core.run import Run
 from .data import dataset
-from .train import loop
+from .train import loop, optim
 
 DATA_FILES = (".txt", ".jsonl", ".csv", ".tsv", ".parquet", ".gz")
 SHORT = {"stage": "kind", "data": "files", "model": "preset", "tokenizer": "path", "adapter": "kind"}
@@ -86,7 +86,13 @@ def read(source: str | Path | None, overrides: Sequence[str] = ()) -> Recipe:
         configs.override(document, _long(argument, document))
         _write_out(document)
     _list_adapters(document)
-    return configs.validate(_schema(document), document)
+    return _with_optimizer(configs.validate(_schema(document), document))
+
+
+def _with_optimizer(found: Recipe) -> Recipe:
+    """The optimizer that the stage has by default, where nothing else is asked for."""
+    own = optim.for_stage(found.train.optim, find.module("stages", found.stage.kind))
+    return found.model_copy(update={"train": found.train.model_copy(update={"optim": own})})
 
 
 def _refuse_other_things(source: str | Path | None) -> None:

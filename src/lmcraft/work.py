@@ -35,7 +35,7 @@ from .recipe import Recipe
 from .stages.stage import begin
 from .text.chat import ChatTemplate
 from .text.tokenizer import SPECIALS, Tokenizer
-from .train import optim, randomness
+from .train import randomness
 from .train.parallel import ALONE, Ranks
 from .train.precision import choose, reads_halves, warning
 
@@ -88,9 +88,7 @@ def prepare(asked: Recipe, place: Path, stored: dict[str, Any] | None, ranks: Ra
     loader, held = _loaders(asked, data, stage_module, stage, tokenizer, template, width, counts, ranks)
     steps = max(1, round(asked.train.epochs * len(loader.rows) / asked.train.batch_size))
     lr = asked.train.lr or _learning_rate(asked, stage_module)
-    train_config = asked.train.model_copy(
-        update={"lr": lr, "precision": precision, "optim": optim.for_stage(asked.train.optim, stage_module)}
-    )
+    train_config = asked.train.model_copy(update={"lr": lr, "precision": precision})
     facts = {
         **data.report, **counts, **{f"rows: {k}": v for k, v in asdict(loader.fill).items()},
         "shard": loader.tokens.meta["key"], "preview": _preview(loader, tokenizer),

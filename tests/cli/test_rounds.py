@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import random
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -66,6 +71,11 @@ def test_a_rule_votes_for_two_rounds(folder: Path):
     assert json.loads(again.stdout)["rounds"] == told["rounds"]
     assert {file: file.stat().st_mtime_ns for file in before} == before, "a finished round was done again"
 
+    (folder / "rounds" / "round-2" / "round.json").unlink()  # as if it had been stopped behind its last step
+    once_more = lmcraft_in(folder, "feedback", "round", *ROUND, "rater=length", "--rounds", "2", "--json")
+    assert once_more.returncode == 0, once_more.stderr
+    assert json.loads(once_more.stdout)["rounds"] == told["rounds"]
+
     other = lmcraft_in(folder, "feedback", "round", *ROUND, "rater=vader", "--rounds", "2")
     assert other.returncode == 2 and "rater" in other.stderr
 
@@ -85,3 +95,48 @@ def test_people_are_waited_for(folder: Path):
     assert (
         done["waiting"] is None and done["rounds"][0]["gold"] is None and not done["rounds"][0]["simulated"]
     )
+
+
+def weights_and_votes(place: Path) -> dict[str, bytes]:
+    """What rounds have made: reward models, policies, and what was preferred."""
+    files = [
+        *place.glob("rounds/round-*/*/model/model.safetensors"),
+        *place.glob("rounds/round-*/preferences*.jsonl"),
+    ]
+    return {str(file.relative_to(place)): file.read_bytes() for file in files}
+
+
+@pytest.mark.long
+def test_rounds_that_are_killed_end_with_the_same_bits(folder: Path, tmp_path: Path):
+    """A difference would mean that a vote is lost or counted twice, or a training goes on wrongly, after `kill -9`."""
+    steps = (
+        "train.save_every=2, train.precision=fp32"  # measuring which precision is fast could choose another
+    )
+    command = [
+        sys.executable, "-m", "lmcraft", "feedback", "round", "base=sft", "data=chats.jsonl", "prompts=40",
+        "held_out=10", "max_new_tokens=12", "rater=length", f"reward=[train.steps=6, train.batch_size=8, {steps}]",
+        f"ppo=[train.steps=8, train.batch_size=16, {steps}]", "--rounds", "2", "--out", "rounds",
+    ]  # fmt: skip
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+        shutil.copytree(folder / "sft", tmp_path / name / "sft")
+        shutil.copy(folder / "chats.jsonl", tmp_path / name)
+    started = time.monotonic()
+    subprocess.run(command, cwd=tmp_path / "whole", capture_output=True, check=True)
+    took, draw, kills = time.monotonic() - started, random.Random(0), 0
+    while True:
+        process = subprocess.Popen(
+            command, cwd=tmp_path / "killed", stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        try:
+            # Nothing happens while it starts; the longer it may live, the surer it comes to an end.
+            _, said = process.communicate(timeout=took * (0.2 + 0.1 * kills) * (0.5 + draw.random()))
+            break
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            process.communicate()
+            kills += 1
+    assert process.returncode == 0, said.decode()
+    assert kills >= 3, "it was hardly disturbed"
+    whole = weights_and_votes(tmp_path / "whole")
+    assert len(whole) == 8 and weights_and_votes(tmp_path / "killed") == whole
