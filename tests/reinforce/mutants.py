@@ -14,6 +14,7 @@ SURROGATE, VALUES = "lmcraft.rl.objective:surrogate", "lmcraft.rl.objective:valu
 GRADIENT = "tests/reinforce/test_exact_gradient.py::test_ppo_has_the_gradient_of_the_objective"
 ADVANTAGES, OBJECTIVE = "tests/unit/rl/test_advantages.py::", "tests/unit/rl/test_objective.py::"
 ROUNDS = "tests/unit/rl/test_experience.py::"
+SHARED = "tests/unit/rl/test_shared.py::test_hidden_vectors_and_gradients_are_what_they_were"
 GROUPS = "tests/unit/stages/test_grpo.py::"
 PENALTY = "- self.coefficient * kl_BT"
 LAST = "targets_BT.shape[1] - 1 - mask_BT.flip(1).int().argmax(dim=1)"
@@ -208,6 +209,19 @@ MUTANTS = [
         "place_BT = (0 * index_T + len(index_T) - 1).expand_as(segments_BT)",
         "tests/unit/generate/test_scoring.py::test_the_score_is_that_of_the_last_token",
         {"schema": lambda module: module.decoder},
+    ),
+    Mutant(
+        "answers to one prompt read one another", "lmcraft.layers.attention:_visible_in_trees",
+        "(segments_BT >= 0)[:, None, :]", "(segments_BT != 0)[:, None, :]", SHARED, {"family": "llama"},
+    ),
+    Mutant(
+        "answers to one prompt stand behind one another", "lmcraft.layers.positions:positions",
+        "if not branched(segments_BT):", "if True:", SHARED, {"family": "gpt2"},
+    ),
+    Mutant(
+        "answers to one prompt change places", "lmcraft.rl.shared:_Rows.merged",
+        "start, stop = stop, stop + len(ids)", "start, stop = stop, stop + len(ids); b = len(here) % self.shape[0]",
+        "tests/unit/rl/test_shared.py::test_branches_by_hand",
     ),
 ]  # fmt: skip
 
