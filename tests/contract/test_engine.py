@@ -47,8 +47,8 @@ SOURCE = [7, 70, 17, 107]
 class Reading(Engine):
     """An Engine that gives every request the same source where the model reads one."""
 
-    def stream(self, prompts, samplings, sources=None, whole=False):
-        return super().stream(prompts, samplings, self._given(prompts, sources), whole)
+    def stream(self, prompts, samplings, sources=None, whole=False, batch_size=None):
+        return super().stream(prompts, samplings, self._given(prompts, sources), whole, batch_size)
 
     def score(self, pairs, batch_size=32, sources=None):
         return super().score(pairs, batch_size, self._given(pairs, sources))
@@ -305,6 +305,32 @@ def test_token_limit(limit):
     _, completion = say(b"abcdefgh", max_new_tokens=limit)
     assert (completion.text, completion.finish_reason) == ("abcdefgh"[:limit], "length")
     assert len(completion.tokens) == limit
+
+
+@every_model
+@pytest.mark.parametrize("batch_size", [1, 3, 4])
+def test_who_waits_takes_the_place_of_who_is_done(kind, settings, batch_size):
+    """A failure would mean that rows wait for the longest answer of a batch, or read each other's memory."""
+    engine, steps = make(kind, settings), []
+    requests = prompts(5, 2, 7, 3, 4, 9, 3)
+    sampling = [Sampling(seed=i, max_new_tokens=limit) for i, limit in enumerate((2, 9, 3, 1, 7, 4, 6))]
+    engine.stop_ids = []
+    sources = [[i + 1] * (1 + 3 * i % 7) for i in range(7)] if engine.model.reads_source else None
+    alone = [
+        engine.generate([r], s, sources=sources and [sources[i]])[0]
+        for i, (r, s) in enumerate(zip(requests, sampling, strict=True))
+    ]
+    hook = engine.model.register_forward_pre_hook(lambda _, given: steps.append(given[0].shape))
+    together = engine.generate(requests, sampling, batch_size, sources)
+    hook.remove()
+    assert [c.tokens for c in together] == [c.tokens for c in alone]
+    assert [c.logprobs for c in together] == [pytest.approx(c.logprobs, abs=1e-5) for c in alone]
+    decoding = [rows for rows, width in steps if width == 1]
+    assert max(decoding) <= batch_size
+    if (
+        batch_size == 3
+    ):  # 25 tokens after the first ones, three at a time, and whoever comes last runs on alone
+        assert len(decoding) <= 13
 
 
 @every_model

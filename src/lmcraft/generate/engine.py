@@ -2,7 +2,8 @@
 
 1. Prefill reads all prompts at once, padded at the end, and one that several requests share only once; decode then
    adds one token a row. Memory is allocated once.
-2. Rows that are done leave the batch, so the rest runs faster.
+2. Rows that are done leave the batch, and when enough have left, requests that wait take their places (continuous
+   batching; Yu et al., Orca, 2022): no row waits for the longest answer of its batch.
 3. A request's text depends on the request alone: its random numbers come from its own seed, and padding is never seen.
 4. `score` gives the log-probability of a continuation after a context, token by token, under the same rule as
    training: position t predicts t+1.
@@ -14,8 +15,10 @@ Proved by tests/contract/test_engine.py.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +30,10 @@ from ..layers.source import Source
 from ..text.tokenizer import Tokenizer
 from .sampling import Sampling, choose_each, generator
 from .stop import StopWatch
+
+REFILL = (
+    0.75  # new requests are read when no more than this share of the batch is left: together, they cost less
+)
 
 
 @dataclass(frozen=True)
@@ -101,34 +108,38 @@ class Engine:
         order = sorted(
             range(len(prompts)), key=lambda i: (len(prompts[i]), len(sources[i]) if sources else 0)
         )
-        for start in range(0, len(order), batch_size):
-            part = order[start : start + batch_size]
-            texts = None if sources is None else [sources[i] for i in part]
-            rows = [prompts[i] for i in part], [samplings[i] for i in part], texts
-            for piece in self.stream(*rows, whole=True):
-                done[part[piece.request]] = piece.completion
+        texts = None if sources is None else [sources[i] for i in order]
+        requests = [prompts[i] for i in order], [samplings[i] for i in order], texts
+        for piece in self.stream(*requests, whole=True, batch_size=batch_size):
+            done[order[piece.request]] = piece.completion
         return [completion for completion in done if completion is not None]
 
     @torch.inference_mode()
     def stream(
         self, prompts: Sequence[Sequence[int]], samplings: Sequence[Sampling],
-        sources: Sequence[Sequence[int]] | None = None, whole: bool = False,
+        sources: Sequence[Sequence[int]] | None = None, whole: bool = False, batch_size: int | None = None,
     ) -> Iterator[Piece]:  # fmt: skip
         """Pieces of all answers as they come; each request ends with a piece that has its completion.
 
         Args:
             whole: only these last pieces are wanted.
+            batch_size: how many requests run at the same time; default: all.
         """
         requests = zip(prompts, samplings, strict=True)
-        rows = [self._row(number, prompt, sampling) for number, (prompt, sampling) in enumerate(requests)]
-        if not rows:
-            return
+        waiting = deque(self._row(i, prompt, sampling) for i, (prompt, sampling) in enumerate(requests))
+        size = batch_size or max(1, len(waiting))
+        rows: list[_Row] = []
+        memory, logits_BV = None, torch.empty(0)
         was_training = self.model.training
         self.model.eval()
         try:
-            room = max(len(prompt) + row.watch.limit for prompt, row in zip(prompts, rows, strict=True))
-            memory, logits_BV = self._prefill(prompts, sources, room)
-            while True:
+            while rows or waiting:
+                if waiting and len(rows) <= size * REFILL:
+                    new = [waiting.popleft() for _ in range(min(size - len(rows), len(waiting)))]
+                    memory, logits_BV = self._admitted(
+                        new, prompts, sources, memory if rows else None, logits_BV
+                    )
+                    rows = rows + new
                 next_tokens, logprobs = _chosen(logits_BV.cpu(), rows)
                 for row, token, logprob in zip(rows, next_tokens, logprobs, strict=True):
                     row.tokens.append(token)
@@ -140,12 +151,12 @@ class Engine:
                     elif not whole and (text := row.watch.fresh()):
                         yield Piece(row.request, text, None)
                 alive = [i for i, row in enumerate(rows) if row.watch.finish_reason is None]
-                if not alive:
-                    return
                 if len(alive) < len(rows):
-                    memory.keep(alive)
                     rows = [rows[i] for i in alive]
                     next_tokens = [next_tokens[i] for i in alive]
+                    if not rows:
+                        continue
+                    memory.keep(alive)
                 tokens_B1 = torch.tensor(next_tokens, device=self.device)[:, None]
                 logits_BV = self.model.head(self.model(tokens_B1, None, memory)[:, -1])
         finally:
@@ -205,21 +216,35 @@ class Engine:
     def _completion(self, row: _Row) -> Completion:
         return Completion(row.watch.text, row.tokens, row.logprobs, str(row.watch.finish_reason))
 
+    def _admitted(
+        self, new: Sequence[_Row], prompts: Sequence[Sequence[int]], sources: Sequence[Sequence[int]] | None,
+        memory: Any, logits_BV: Tensor,
+    ) -> tuple[Any, Tensor]:  # fmt: skip
+        """Memory and logits of the rows that run, if any, and of new ones behind them."""
+        fresh, logits_NV = self._prefill(new, prompts, sources)
+        if memory is None:
+            return fresh, logits_NV
+        memory.join(fresh)
+        return memory, torch.cat((logits_BV, logits_NV))
+
     def _prefill(
-        self, prompts: Sequence[Sequence[int]], sources: Sequence[Sequence[int]] | None, room: int
+        self, new: Sequence[_Row], prompts: Sequence[Sequence[int]], sources: Sequence[Sequence[int]] | None
     ) -> tuple[Memory, Tensor]:
-        """Reads all prompts; a memory with a row for each, and the logits [B, V] after the last token of each."""
-        texts = [None] * len(prompts) if sources is None else sources
-        keys = [(tuple(prompt), text and tuple(text)) for prompt, text in zip(prompts, texts, strict=True)]
-        rows = {key: row for row, key in enumerate(dict.fromkeys(keys))}
-        memory = self.start(len(rows), room, None if sources is None else [text for _, text in rows])
-        tokens_BT, segments_BT = padded([prompt for prompt, _ in rows], self.device)
+        """Reads the prompts of new rows; a memory of these rows, and the logits [B, V] after each prompt."""
+        room = max(len(prompts[row.request]) + row.watch.limit for row in new)
+        keys = [
+            (tuple(prompts[i]), None if sources is None else tuple(sources[i]))
+            for i in (row.request for row in new)
+        ]
+        places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+        memory = self.start(len(places), room, None if sources is None else [text for _, text in places])
+        tokens_BT, segments_BT = padded([prompt for prompt, _ in places], self.device)
         hidden_BTD = self.model(tokens_BT, segments_BT, memory)
-        logits_BV = self.model.head(hidden_BTD[torch.arange(len(rows)), segments_BT.sum(dim=1) - 1])
-        if len(rows) < len(prompts):
-            places = [rows[key] for key in keys]
-            memory.keep(places)
-            logits_BV = logits_BV[places]
+        logits_BV = self.model.head(hidden_BTD[torch.arange(len(places)), segments_BT.sum(dim=1) - 1])
+        if len(places) < len(new):
+            rows = [places[key] for key in keys]
+            memory.keep(rows)
+            logits_BV = logits_BV[rows]
         return memory, logits_BV
 
     @torch.inference_mode()

@@ -32,18 +32,17 @@ class AdditiveAttention(nn.Module):
         self.record: list[Tensor] | None = None
 
     def prepare(self, source_BSE: Tensor, real_BS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What every step needs: source vectors [B, S, E], keys [B, S, A], and 0 or a large negative number [B, S]."""
+        """What every step needs: source vectors [B, S, E], keys [B, S, A], and which are real, bool [B, S]."""
         source_BSE = source_BSE * real_BS[..., None]
-        bias_BS = torch.zeros_like(source_BSE[..., 0]).masked_fill(
-            ~real_BS, torch.finfo(source_BSE.dtype).min / 2
-        )
-        return source_BSE, self.key(source_BSE), bias_BS
+        return source_BSE, self.key(source_BSE), real_BS
 
     def forward(self, state_BD: Tensor, source: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Context [B, E] and weights [B, S] for one state; `source` is what `prepare` gave."""
-        source_BSE, keys_BSA, bias_BS = source
+        source_BSE, keys_BSA, real_BS = source
         scores_BS = self.score(torch.tanh(keys_BSA + self.query(state_BD)[:, None])).squeeze(-1)
-        weights_BS = torch.softmax(scores_BS + bias_BS, dim=-1)
+        # Not −∞: a source without tokens would give NaN.
+        scores_BS = scores_BS.masked_fill(~real_BS, torch.finfo(scores_BS.dtype).min / 2)
+        weights_BS = torch.softmax(scores_BS, dim=-1)
         return torch.bmm(weights_BS[:, None], source_BSE)[:, 0], weights_BS
 
 
@@ -69,7 +68,7 @@ class AttentiveRecurrent(nn.Module):
             contexts.append(context_BE)
             weights.append(weights_BS)
         if self.attention.record is not None:
-            real_B1S = (source[2] == 0)[:, None]
+            real_B1S = source[2][:, None]
             weights_BTS = torch.stack(weights, dim=1) * real_B1S
             self.attention.record.append(weights_BTS.detach().float()[:, None])
         parts = tuple(torch.stack(part, dim=1) for part in zip(*steps, strict=True))

@@ -1,7 +1,9 @@
 """What a model remembers between calls: keys and values of attention, or the state of a recurrent network.
 
 1. Keys and values are allocated once for the longest sequence; nothing is concatenated while generating.
-2. Rows of one batch may have different lengths. Slot m of a row holds position m. Padding at the end of a ragged
+2. `keep` takes rows out, `join` puts those of another memory behind them, so that a request can begin while others go
+   on. Every memory has both.
+3. Rows of one batch may have different lengths. Slot m of a row holds position m. Padding at the end of a ragged
    prompt is written behind the row's length, where no query may look, and is overwritten by the next real token.
 
 Legend: B rows, L layers, K key/value heads, M remembered positions, C head width, D width, T new positions.
@@ -60,6 +62,21 @@ class KeyValues:
         self.lengths_B = self.lengths_B[index]
         self.longest = int(self.lengths_B.max()) if rows else 0
 
+    def join(self, other: KeyValues) -> None:
+        """Takes in the rows of another memory, behind its own; room is then that of the larger."""
+        capacity = max(self.capacity, other.capacity)
+        self.keys_LBKMC = self._joined(self.keys_LBKMC, other.keys_LBKMC, other.longest, capacity)
+        self.values_LBKMC = self._joined(self.values_LBKMC, other.values_LBKMC, other.longest, capacity)
+        self.lengths_B = torch.cat((self.lengths_B, other.lengths_B))
+        self.longest = max(self.longest, other.longest)
+
+    def _joined(self, own_LBKMC: Tensor, other_LBKMC: Tensor, longest: int, capacity: int) -> Tensor:
+        L, B, K, _, C = own_LBKMC.shape
+        joined = own_LBKMC.new_zeros(L, B + other_LBKMC.shape[1], K, capacity, C)
+        joined[:, :B, :, : self.longest] = own_LBKMC[:, :, :, : self.longest]
+        joined[:, B:, :, :longest] = other_LBKMC[:, :, :, :longest]
+        return joined
+
     def _selected(self, store_LBKMC: Tensor, index: Tensor) -> Tensor:
         """Some rows, of which only the slots in use are copied: beams branch at every step."""
         L, _, K, M, C = store_LBKMC.shape
@@ -85,6 +102,16 @@ class Encoded(KeyValues):
         index = torch.tensor(rows, dtype=torch.long, device=self.lengths_B.device)
         self.source = [(keys[index], values[index]) for keys, values in self.source]
         self.source_segments_BS = self.source_segments_BS[index]
+
+    def join(self, other: KeyValues) -> None:
+        """The same, for the source too."""
+        assert isinstance(other, Encoded)
+        super().join(other)
+        self.source = [
+            (_behind(keys, more_keys, 2), _behind(values, more_values, 2))
+            for (keys, values), (more_keys, more_values) in zip(self.source, other.source, strict=True)
+        ]
+        self.source_segments_BS = _behind(self.source_segments_BS, other.source_segments_BS, 1)
 
 
 class Rereading(KeyValues):
@@ -118,9 +145,15 @@ class Rereading(KeyValues):
         return self.tokens_BM[:, :longest], segments_BM, places_BT.clamp(max=longest - 1)
 
     def keep(self, rows: list[int]) -> None:
-        """The same, for the source too."""
+        """The same, for the tokens too."""
         super().keep(rows)
         self.tokens_BM = self.tokens_BM[rows]
+
+    def join(self, other: KeyValues) -> None:
+        """The same, for the tokens too."""
+        assert isinstance(other, Rereading)
+        super().join(other)
+        self.tokens_BM = _behind(self.tokens_BM, other.tokens_BM, 1)
 
 
 class State:
@@ -136,6 +169,10 @@ class State:
         """Forgets all rows but these."""
         self.layers = [tuple(part_BD[rows] for part_BD in layer) for layer in self.layers]
 
+    def join(self, other: State) -> None:
+        """Takes in the rows of another memory, behind its own."""
+        self.layers = _layers_behind(self.layers, other.layers)
+
 
 class SourcedState:
     """A recurrent decoder's state, parts [B, D] of every layer, and what it looks at, [B, S, …] each."""
@@ -147,6 +184,34 @@ class SourcedState:
         """Forgets all rows but these; a row may be named more than once."""
         self.layers = [tuple(part_BD[rows] for part_BD in layer) for layer in self.layers]
         self.source = tuple(tensor[rows] for tensor in self.source)
+
+    def join(self, other: SourcedState) -> None:
+        """Takes in the rows of another memory, behind its own; what is missing of a source is 0, or not there."""
+        self.layers = _layers_behind(self.layers, other.layers)
+        self.source = tuple(
+            _behind(own, more, 1) for own, more in zip(self.source, other.source, strict=True)
+        )
+
+
+def _layers_behind(
+    layers: list[tuple[Tensor, ...]], others: list[tuple[Tensor, ...]]
+) -> list[tuple[Tensor, ...]]:
+    return [
+        tuple(torch.cat(parts) for parts in zip(layer, other, strict=True))
+        for layer, other in zip(layers, others, strict=True)
+    ]
+
+
+def _behind(own: Tensor, more: Tensor, padded: int) -> Tensor:
+    """Rows behind rows; the shorter of both is filled up with zeros along a dimension."""
+    longest = max(own.shape[padded], more.shape[padded])
+
+    def filled(tensor: Tensor) -> Tensor:
+        shape = list(tensor.shape)
+        shape[padded] = longest - shape[padded]
+        return torch.cat((tensor, tensor.new_zeros(shape)), dim=padded)
+
+    return torch.cat((filled(own), filled(more)))
 
 
 Memory = KeyValues | State | SourcedState

@@ -62,6 +62,21 @@ def test_forgetting_the_longest_row_makes_room():
     assert kept.longest == 1 and put(kept, [[7]], [1]).tolist() == [[5, 7]]
 
 
+@pytest.mark.parametrize("lengths", [(6, 9), (9, 6)])
+def test_joined_rows_go_on_with_their_own_past(lengths):
+    """A failure would mean that a request which begins later reads what another one said."""
+    first, second = memory(rows=2, length=lengths[0]), memory(rows=1, length=lengths[1])
+    put(first, [[1, 2, 3], [4, 0, 0]], [3, 1])
+    put(second, [[5, 6, 7, 8]], [4])
+    first.join(second)
+    assert first.capacity == 9 and first.longest == 4 and first.lengths_B.tolist() == [3, 1, 4]
+    assert put(first, [[10], [11], [12]], [1, 1, 1]).tolist() == [
+        [1, 2, 3, 10, 0],
+        [4, 11, 0, 0, 0],
+        [5, 6, 7, 8, 12],
+    ]
+
+
 @pytest.mark.parametrize("parts", [1, 2])
 def test_recurrent_state_keeps_rows(parts):
     """A failure would mean that requests get each other's state."""
