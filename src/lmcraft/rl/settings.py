@@ -12,8 +12,8 @@ from pydantic import Field, field_validator
 from ..core.config import Strict
 from ..rewards.reward import entry
 
-# Where most of a gradient is noise, what makes every step of a parameter equally large (Muon, and AdamW with a small ε)
-# moves the embeddings of all that was never said; ε and AdamW are those of Huang et al., arXiv 2403.17031.
+# Where most of a gradient is noise, an optimizer that makes every step of a parameter equally large, as AdamW does with
+# a small ε, moves the embeddings of all that was never said. This ε is that of Huang et al., arXiv 2403.17031.
 NOISY = {"kind": "adamw", "eps": 1e-5, "betas": (0.9, 0.999), "weight_decay": 0.0}
 
 
