@@ -10,7 +10,6 @@ took. Both models are measured by the same code on the same held-out conversatio
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import tempfile
@@ -20,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from results import append
+from results import append, arguments
 
 from lmcraft import demo
 from lmcraft.core.heap import keep_freed_memory
@@ -69,7 +68,7 @@ def train(
 
 def main() -> None:
     """Trains the baseline and writes the comparison."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__)
     parser.add_argument("demo", type=Path, help="directory of a finished demo")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--data", default="chitchat")

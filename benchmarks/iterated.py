@@ -45,9 +45,9 @@ def performed(found: Config, count: int, place: Path) -> dict:
 
 def main() -> None:
     """Performs all rounds and writes the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    from results import append, arguments
+
+    parser = arguments(__doc__)
     parser.add_argument("base")
     parser.add_argument("data")
     parser.add_argument("--seeds", type=int, default=5)
@@ -55,8 +55,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--kl", type=float, default=2.0)
     asked = parser.parse_args()
-    from results import append
-
     place, cells, better = Path(tempfile.mkdtemp()), [], 0
     for seed in range(asked.seeds):
         three = performed(config(asked, seed, asked.prompts), 3, place / f"three-{seed}")

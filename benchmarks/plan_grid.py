@@ -157,7 +157,9 @@ def predicted(case: dict) -> int:
 
 def main() -> None:
     """Runs what is not done yet and shows the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    from results import arguments
+
+    parser = arguments(__doc__)
     parser.add_argument("--only", type=int)
     parser.add_argument("--cases", nargs="*", default=[])
     parser.add_argument("--done", type=Path, default=Path(tempfile.gettempdir()) / "plan-grid.jsonl")
@@ -196,12 +198,12 @@ def table(rows: list[tuple[str, int, int]], write: bool) -> None:
     )
     print(notes)
     if write:
-        from results import append
-
         cells = [
             [name, round(real / 1e6), round(plan / 1e6), f"{error:+.1%}"]
             for (name, real, plan), error in zip(rows, off, strict=True)
         ]
+        from results import append
+
         append("Planned memory", ["run", "measured, MB", "predicted, MB", "error"], cells, notes)
 
 

@@ -13,14 +13,13 @@ Runs that are finished in OUT are only measured.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from results import append
+from results import append, arguments
 
 from lmcraft.core.run import Run
 from lmcraft.data import dataset, store
@@ -78,9 +77,7 @@ def minutes(run: Run) -> str:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    options = arguments(__doc__)
     options.add_argument("--out", type=Path, default=Path("runs/reading"))
     options.add_argument("--pairs", type=Path, nargs=2)
     options.add_argument("--source", default="source")

@@ -1,10 +1,13 @@
-"""Appends a benchmark's table to RESULTS.md with command, machine and date.
+"""What every benchmark has: arguments with its own docstring as help, and a table in RESULTS.md.
+
+A table stands below the command, without the folders of this machine, the machine and the date.
 
 Proved by: the file it writes; used by every benchmark of this folder.
 """
 
 from __future__ import annotations
 
+import argparse
 import platform
 import sys
 from collections.abc import Sequence
@@ -14,10 +17,16 @@ from pathlib import Path
 FILE = Path(__file__).with_name("RESULTS.md")
 
 
+def arguments(doc: str | None) -> argparse.ArgumentParser:
+    """A parser whose help is the docstring as it is written."""
+    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
 def append(title: str, headings: Sequence[str], rows: Sequence[Sequence[object]], notes: str = "") -> None:
     """One section at the end of RESULTS.md, also printed."""
     lines = [f"\n## {title}", ""]
-    lines += [f"- command: `python {' '.join(sys.argv)}`", f"- machine: {machine()}"]
+    command = " ".join(Path(word).name if Path(word).is_absolute() else word for word in sys.argv)
+    lines += [f"- command: `python {command}`", f"- machine: {machine()}"]
     lines += [f"- date: {datetime.now(UTC):%Y-%m-%d}", ""]
     lines += ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
     lines += ["| " + " | ".join(map(str, row)) + " |" for row in rows]

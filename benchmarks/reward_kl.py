@@ -10,7 +10,6 @@ upper bound as its KL. PPO is repeated with other seeds; p is that of a sign-fli
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 from pathlib import Path
@@ -110,17 +109,15 @@ def runs(steps: int, seeds: int) -> dict[str, tuple[str, list[str]]]:
 
 def main() -> None:
     """Trains, measures, and writes the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    from results import append, arguments
+
+    parser = arguments(__doc__)
     parser.add_argument("base")
     parser.add_argument("data")
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--figure", type=Path)
     asked = parser.parse_args()
-    from results import append
-
     base, place = lmcraft.load(asked.base), Path(tempfile.mkdtemp())
     train, held = talks(base, asked.data)
     rows_of = [{"prompt": [{"role": m.role, "content": m.content} for m in talk]} for talk in train]

@@ -107,9 +107,9 @@ def one(asked: argparse.Namespace) -> None:
 
 def main() -> None:
     """Lets both sides take turns and writes the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    from results import append, arguments
+
+    parser = arguments(__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=4)
@@ -121,8 +121,6 @@ def main() -> None:
     if asked.one:
         one(asked)
         return
-    from results import append
-
     import lmcraft
 
     base = asked.base

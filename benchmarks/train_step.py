@@ -8,7 +8,6 @@ variants take turns, several rounds, and the medians of their steps are compared
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from results import append
+from results import append, arguments
 
 from lmcraft.core.heap import keep_freed_memory
 from lmcraft.data import tokens
@@ -131,7 +130,7 @@ def take(steps: Iterator[float], number: int) -> list[float]:
 
 def main() -> None:
     """Measures both shapes and writes the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--steps", type=int, default=4)
     options = parser.parse_args()

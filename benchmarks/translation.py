@@ -12,7 +12,6 @@ machines can share the work. The files are JSON Lines with a column for each lan
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import subprocess
@@ -20,7 +19,7 @@ import sys
 from pathlib import Path
 
 import sacrebleu
-from results import append
+from results import append, arguments
 
 from lmcraft.core.log import Progress
 from lmcraft.core.run import Run
@@ -130,9 +129,7 @@ def trained(out: Path, name: str, data: Path, held: Path) -> Path:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    options = arguments(__doc__)
     options.add_argument("train", type=Path)
     options.add_argument("valid", type=Path)
     options.add_argument("--source", default="source")

@@ -125,9 +125,9 @@ def one(asked: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    from results import append, arguments
+
+    parser = arguments(__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=6)
@@ -138,8 +138,6 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.one:
         return one(asked)
-    from results import append
-
     import lmcraft
 
     base = asked.base

@@ -216,7 +216,7 @@ MUTANTS = [
     ),
     Mutant(
         "answers to one prompt stand behind one another", "lmcraft.layers.positions:positions",
-        "if not branched(segments_BT):", "if True:", SHARED, {"family": "gpt2"},
+        "trunk_lengths_BT.where(segments_BT < 0, 0)", "0", SHARED, {"family": "gpt2"},
     ),
     Mutant(
         "answers to one prompt change places", "lmcraft.rl.shared:_Rows.merged",

@@ -1,7 +1,7 @@
 """The Engine: one way to generate text and to score it, for every model.
 
 1. Prefill reads all prompts at once, padded at the end, and one that several requests share only once; decode then
-   adds one token a row. Memory is allocated once.
+   adds one token a row. Memory is allocated once for all that are read together.
 2. Rows that are done leave the batch, and when enough have left, requests that wait take their places (continuous
    batching; Yu et al., Orca, 2022): no row waits for the longest answer of its batch.
 3. A request's text depends on the request alone: its random numbers come from its own seed, and padding is never seen.
@@ -31,9 +31,8 @@ from ..text.tokenizer import Tokenizer
 from .sampling import Sampling, choose_each, generator
 from .stop import StopWatch
 
-REFILL = (
-    0.75  # new requests are read when no more than this share of the batch is left: together, they cost less
-)
+# New requests are read when no more than this share of the batch is left: together they cost less than one by one.
+REFILL = 0.75
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from .memory import KeyValues
 from .norm import RMSNorm
-from .positions import branched, positions, rotary_tables, rotate, trunk_ends
+from .positions import positions, rotary_tables, rotate, trunk_ends
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,13 @@ def visible_source(segments_BT: Tensor, source_segments_BS: Tensor) -> Tensor | 
 
 def visible(segments_BT: Tensor, window: int | None) -> Tensor | None:
     """Which positions each position may attend to, bool [B, 1, T, T]; None when that is plain causal order."""
-    if branched(segments_BT):
-        return _visible_in_trees(segments_BT, window)
     length = segments_BT.shape[1]
-    one_document = bool((segments_BT <= 1).all()) and bool((segments_BT[:, 1:] <= segments_BT[:, :-1]).all())
+    at_most_one = bool(((segments_BT == 0) | (segments_BT == 1)).all())
+    one_document = at_most_one and bool((segments_BT[:, 1:] <= segments_BT[:, :-1]).all())
     if one_document and (window is None or length <= window):
         return None
+    if not at_most_one and bool((segments_BT < 0).any()):
+        return _visible_in_trees(segments_BT, window)
     index_T = torch.arange(length, device=segments_BT.device)
     distance_TT = index_T[:, None] - index_T
     seen_TT = distance_TT >= 0

@@ -1,6 +1,6 @@
 """What a model remembers between calls: keys and values of attention, or the state of a recurrent network.
 
-1. Keys and values are allocated once for the longest sequence; nothing is concatenated while generating.
+1. Keys and values are allocated for the longest sequence before anything is read; no step of generation adds to them.
 2. `keep` takes rows out, `join` puts those of another memory behind them, so that a request can begin while others go
    on. Every memory has both.
 3. Rows of one batch may have different lengths. Slot m of a row holds position m. Padding at the end of a ragged

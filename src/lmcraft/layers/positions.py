@@ -27,15 +27,8 @@ def positions(segments_BT: Tensor) -> Tensor:
     starts_BT[:, 1:] = segments_BT[:, 1:] != segments_BT[:, :-1]
     start_index_BT = torch.where(starts_BT, index_T, 0).cummax(dim=1).values
     found_BT = index_T - start_index_BT
-    if not branched(segments_BT):
-        return found_BT
     trunk_lengths_BT = found_BT.gather(1, trunk_ends(segments_BT)) + 1
     return found_BT + trunk_lengths_BT.where(segments_BT < 0, 0)
-
-
-def branched(segments_BT: Tensor) -> bool:
-    """Whether some document has several ends, in segments with negative numbers."""
-    return bool((segments_BT < 0).any())
 
 
 def trunk_ends(segments_BT: Tensor) -> Tensor:

@@ -38,14 +38,11 @@ class _Rows:
         targets_BT, self.shape = batch.targets_BT.cpu(), batch.tokens_BT.shape
         ends_B = (batch.segments_BT != 0).sum(dim=1).tolist()
         begins_B = (targets_BT != IGNORE).int().argmax(dim=1).tolist()
+        # By prompt without its last token: of each answer the row, where it begins, and the tokens from there.
         self.groups: dict[tuple[int, ...], list[tuple[int, int, list[int]]]] = {}
         for b, (ids, begin, end) in enumerate(zip(batch.tokens_BT.tolist(), begins_B, ends_B, strict=True)):
             self.groups.setdefault(tuple(ids[:begin]), []).append((b, begin, ids[begin:end]))
-
-    @property
-    def width(self) -> int:
-        """Positions of the longest row with branches."""
-        return max(
+        self.width = max(
             len(trunk) + sum(len(ids) for *_, ids in branches) for trunk, branches in self.groups.items()
         )
 
