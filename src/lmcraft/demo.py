@@ -15,6 +15,7 @@ Proved by tests/cli/test_demo.py.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -62,9 +63,10 @@ PRETRAIN_LR, SFT_LR = 2e-3, 7e-4
 # Share of the budget that goes into the first two trainings; the rest is reading, tokenizing, feedback and measuring.
 TRAINING_SHARE, PRETRAIN_SHARE = 0.5, 0.6
 UPBEAT, ME = "vader", "me"
-VOTES = {UPBEAT: {"prompts": 400, "held_out": 128}, ME: {"prompts": 24, "held_out": 12}}
+VOTES = {UPBEAT: {"prompts": 1200, "held_out": 128}, ME: {"prompts": 24, "held_out": 12}}
 ROUND = {"max_new_tokens": 40, "temperature": 1.0, "manner": {"temperature": 0.2}, "project": "demo"}
 REWARD = ["train.batch_size=16", "train.lr=1e-4"]
+REWARD_SHARE = 0.6  # steps of the reward model for one of PPO: about once over the votes
 PPO = [
     "stage.kl.coef=0.1", "stage.rollout.episodes=64", "train.batch_size=64", "train.micro_batch_size=16",
     "train.lr=1e-4", "train.save_every=40",
@@ -171,7 +173,7 @@ def _feedback(out: Path, data: str, steps: Steps, follow: Follow, ask: Ask | Non
     votes, rater = (VOTES[UPBEAT], UPBEAT) if ask is None else (VOTES[ME], PEOPLE)
     asked = RoundsConfig(
         base=str(out / "sft"), data={"files": [data]}, rater=rater, seed=SEED, **votes, **ROUND,
-        reward=[*REWARD, f"train.steps={-(-steps.ppo // 3)}"], ppo=[*PPO, f"train.steps={steps.ppo}"],
+        reward=[*REWARD, f"train.steps={math.ceil(REWARD_SHARE * steps.ppo)}"], ppo=[*PPO, f"train.steps={steps.ppo}"],
     )  # fmt: skip
     place.mkdir(exist_ok=True)
     with Store(str(place / "votes.db")) as store:

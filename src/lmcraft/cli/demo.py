@@ -105,6 +105,8 @@ def _tell(summary: dict[str, Any], out: Path) -> None:
     print("\n" + table(headings, rows))
     if summary["upbeat"]:
         found = summary["upbeat"]
-        print(f"\nfeedback made answers more upbeat by {found['difference']:+.3f} (p = {found['p']:.2g})")
+        print(
+            f"\nfeedback changed how upbeat answers are by {found['difference']:+.3f} (p = {found['p']:.2g})"
+        )
     print(f"\nreport:  {out / 'report.html'}\nto talk: {summary['next']}")
     say(f"finished in {summary['seconds'] / 60:.1f} minutes" if "seconds" in summary else "")
