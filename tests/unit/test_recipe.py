@@ -57,7 +57,7 @@ def test_arguments_win_and_leave_the_rest(file):
 
 
 def test_a_stage_has_an_optimizer_of_its_own_and_the_user_the_last_word(tmp_path):
-    """A failure would mean that PPO spends its distance on noise, or that a run is not recognised as the same."""
+    """A failure would mean that PPO does not get what was proved with, or that a run is not recognised as the same."""
     found = recipe.read("ppo", ["data=chats.jsonl", "stage.reward=vader"])
     assert (found.train.optim.kind, found.train.optim.eps) == ("adamw", 1e-5)
     (tmp_path / "config.yaml").write_text(configs.dump(found))

@@ -28,11 +28,11 @@ from torch import Tensor, nn
 from ..data.batch import IGNORE, Batch
 from ..rl import advantages, objective
 from ..rl.learner import Learner
-from ..rl.settings import NOISY, Once, Rewarded
+from ..rl.settings import ADAMW, Once, Rewarded
 
 MODEL = "decoder"
 LR = 1e-5
-OPTIM = NOISY
+OPTIM = ADAMW
 CHAT = True
 TEXT_TOO = True
 PACK = False

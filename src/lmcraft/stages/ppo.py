@@ -29,12 +29,12 @@ from ..core.config import Strict
 from ..data.batch import IGNORE, Batch
 from ..rl import advantages, critic, episodes, objective
 from ..rl.learner import Learner
-from ..rl.settings import NOISY, Rewarded
+from ..rl.settings import ADAMW, Rewarded
 from ..text.tokenizer import Tokenizer
 
 MODEL = "decoder"
 LR = 1e-5
-OPTIM = NOISY
+OPTIM = ADAMW
 CHAT = True
 TEXT_TOO = True
 PACK = False

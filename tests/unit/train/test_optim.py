@@ -248,7 +248,7 @@ def test_the_schedule_of_2017():
 
 
 def test_a_stage_has_defaults_of_its_own_and_the_user_the_last_word():
-    """A failure would mean that PPO spends its distance on noise, or that a setting is silently changed."""
+    """A failure would mean that PPO does not get what was proved with, or that a setting is silently changed."""
     found = optim.for_stage(optim.Config(eps=1e-7), ppo)
     assert (found.kind, found.eps, found.weight_decay) == ("adamw", 1e-7, 0.0)
     assert optim.for_stage(optim.Config(), pretrain) == optim.Config()
