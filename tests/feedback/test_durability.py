@@ -13,10 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 
 from lmcraft.feedback.guidelines import Guidelines
-from lmcraft.feedback.judgement import Item, Judgement
-from lmcraft.feedback.store import Store
+from lmcraft.feedback.judgement import Item, Judgement, Rating
+from lmcraft.feedback.store import Project, Store
 
 WRITERS = Path(__file__).with_name("writers.py")
 
@@ -75,6 +76,32 @@ def test_retries_in_any_order_give_one_row_each(
         assert [kept[f"key-{number}"] for number in requests] == replies, (
             "a retry was answered with another row"
         )
+
+
+@pytest.mark.parametrize("moment", range(4))
+def test_a_retry_finds_what_another_connection_commits_while_it_looks(
+    fresh: str, asked: Callable[..., Item], moment: int
+) -> None:
+    """If this failed, a client that repeats a request would now and then be told that it has voted already."""
+    with Store(fresh) as store, Store(fresh) as other:
+        project = store.create("durable", Guidelines())
+        project.add([asked()], {})
+        rater = store.rater("ann")
+        item = project.next(rater)
+        there = other.project("durable")
+        statements: list[Rating | None] = []
+
+        def vote(where: Project) -> Rating:
+            return where.rate(rater, item, Judgement(choice=0), key="the same")
+
+        def interrupt(*_: object) -> None:
+            statements.append(vote(there) if len(statements) == moment else None)
+
+        sqlalchemy.event.listen(store.database.engine, "before_cursor_execute", interrupt)
+        found = vote(project)
+        assert len(statements) > moment, "the vote was over before the other one could come"
+        assert found == statements[moment]
+        assert project.snapshot(history=True).ratings == [found]
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")

@@ -55,15 +55,17 @@ def add(connection: sa.Connection, entry: Entry) -> Rating:
     Raises:
         UserError: the key belongs to another row; the rater has rated this item already; or there is nothing to undo.
     """
-    there = _by_key(connection, entry)
-    if there is not None:
-        return there
     latest = connection.execute(
         sa.select(t.ratings.c.id, t.ratings.c.revision, t.ratings.c.action)
         .where(t.ratings.c.item_id == entry.item.id, t.ratings.c.rater_id == entry.rater_id)
         .order_by(t.ratings.c.revision.desc())
         .limit(1)
     ).first()
+    # After `latest`, because PostgreSQL lets every statement see what was committed before it: if the row that another
+    # connection has just added under this key is the latest one, it is found here.
+    there = _by_key(connection, entry)
+    if there is not None:
+        return there
     holds = latest is not None and latest.action != "undo"
     if holds and entry.action != "undo":
         raise UserError("this rater has rated this item already", where=f"item {entry.item.key}",
