@@ -1,10 +1,10 @@
 """Group-relative policy optimization of SmolLM2-135M with LoRA: lmcraft against TRL's GRPOTrainer, episodes per second.
 
-The same base, prompts, rank, modules, group, longest answer, temperature, reward (by the answer's length) and precision
-(float32); no reference on either side (β = 0). Both are processes of their own and take turns; the first
-step of each is left out.
+The same base, prompts, rank, modules, group, longest answer, temperature and reward (by the answer's length); no
+reference on either side (β = 0). Both compute in float32, or, with `--default`, in what each chooses by itself. Both
+are processes of their own and take turns; the first step of each is left out.
 
-    lmcraft pull smollm2 && python benchmarks/rl_step.py instructions.jsonl [--rounds 2] [--steps 4]
+    lmcraft pull smollm2 && python benchmarks/rl_step.py instructions.jsonl [--rounds 2] [--steps 4] [--default]
 
 The file has `instruction`. Needs `transformers`, `trl`, `peft`, `datasets`.
 """
@@ -32,7 +32,7 @@ def prompts(data: Path) -> list[list[dict[str, str]]]:
     return [[{"role": "user", "content": text}] for text in sorted(rows, key=len)[:PROMPTS]]
 
 
-def ours(base: Path, data: Path, steps: int) -> list[dict[str, float]]:
+def ours(base: Path, data: Path, steps: int, default: bool) -> list[dict[str, float]]:
     """Seconds and answer tokens of each step of `lmcraft train grpo`."""
     import lmcraft
 
@@ -44,8 +44,8 @@ def ours(base: Path, data: Path, steps: int) -> list[dict[str, float]]:
         f"base={base}", f"data={asked}", "data.holdout=0", "data.context=512", f"adapter={lora}",
         "stage.reward={kind: length, target: 64}", f"stage.group={GROUP}", "stage.kl_coef=0",
         f"stage.rollout.max_new_tokens={NEW}", "stage.rollout.missing_eos=null", f"train.batch_size={EPISODES}",
-        f"train.steps={steps}", f"train.lr={LR}", "train.precision=fp32", "train.optim.kind=adamw",
-        "sample.max_new_tokens=1",
+        f"train.steps={steps}", f"train.lr={LR}", f"train.precision={'auto' if default else 'fp32'}",
+        "train.optim.kind=adamw", "sample.max_new_tokens=1",
     ]  # fmt: skip
     run = place / "run"
     seconds = [step.seconds for step in lmcraft.train("grpo", settings, out=run)]
@@ -56,7 +56,7 @@ def ours(base: Path, data: Path, steps: int) -> list[dict[str, float]]:
     ]
 
 
-def theirs(base: Path, data: Path, steps: int) -> list[dict[str, float]]:
+def theirs(base: Path, data: Path, steps: int, default: bool) -> list[dict[str, float]]:
     """The same of GRPOTrainer."""
     import torch
     from datasets import Dataset
@@ -90,8 +90,8 @@ def theirs(base: Path, data: Path, steps: int) -> list[dict[str, float]]:
                                task_type="CAUSAL_LM"),
         args=GRPOConfig(output_dir=tempfile.mkdtemp(), max_steps=steps, per_device_train_batch_size=EPISODES,
                         num_generations=GROUP, max_completion_length=NEW, temperature=1.0, beta=0.0,
-                        learning_rate=LR, report_to=[], save_strategy="no", logging_steps=1, bf16=False,
-                        gradient_checkpointing=False, use_cpu=True, disable_tqdm=True),
+                        learning_rate=LR, report_to=[], save_strategy="no", logging_steps=1,
+                        bf16=None if default else False, gradient_checkpointing=False, use_cpu=True, disable_tqdm=True),
         callbacks=[Clock()],
     ).train()  # fmt: skip
     return found
@@ -99,7 +99,8 @@ def theirs(base: Path, data: Path, steps: int) -> list[dict[str, float]]:
 
 def one(asked: argparse.Namespace) -> None:
     """Measures a side in this process and prints what it found as the last line."""
-    steps = (ours if asked.one == "lmcraft" else theirs)(asked.base, asked.data, asked.steps)[1:]
+    measure = ours if asked.one == "lmcraft" else theirs
+    steps = measure(asked.base, asked.data, asked.steps, asked.default)[1:]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     means = {name: statistics.fmean(step[name] for step in steps) for name in steps[0]}
     print(json.dumps({"rate": EPISODES / means["seconds"], "peak": peak, **means}))
@@ -113,6 +114,9 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument(
+        "--default", action="store_true", help="each side computes in what it chooses by itself"
+    )
     parser.add_argument("--one", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument(
         "--base", type=Path, help="a model directory; default: smollm2 from the store, made float32"
@@ -131,9 +135,8 @@ def main() -> None:
     for _ in range(asked.rounds):
         for side in SIDES:
             command = [sys.executable, __file__, str(asked.data), "--one", side, "--base", str(base)]
-            done = subprocess.run(
-                [*command, "--steps", str(asked.steps)], check=True, stdout=subprocess.PIPE, text=True
-            )
+            command += ["--steps", str(asked.steps), *(["--default"] if asked.default else [])]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             found[side].append(json.loads(done.stdout.splitlines()[-1]))
     rate = {side: statistics.median(run["rate"] for run in runs) for side, runs in found.items()}
     peak = {side: max(run["peak"] for run in runs) for side, runs in found.items()}
@@ -146,8 +149,9 @@ def main() -> None:
     ]  # fmt: skip
     append(
         "A step of GRPO", ["side", "episodes/s", "× TRL", "spread", "tokens an answer", "peak GB"], rows,
-        f"SmolLM2-135M, LoRA of rank {RANK}, float32; {EPISODES} answers a step in groups of {GROUP}, at most {NEW} "
-        f"tokens each; {asked.steps - 1} steps counted, {asked.rounds} rounds.",
+        f"SmolLM2-135M, LoRA of rank {RANK}, {'precision by default' if asked.default else 'float32'}; "
+        f"{EPISODES} answers a step in groups of {GROUP}, at most {NEW} tokens each; {asked.steps - 1} steps counted, "
+        f"{asked.rounds} rounds.",
     )  # fmt: skip
 
 
