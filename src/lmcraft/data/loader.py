@@ -5,8 +5,9 @@
 2. Every optimizer step reads `batch_size` rows over all ranks; rank r takes rows r, r+world, r+2·world …, or groups
    of rows where the loss of a row depends on those of its group.
 3. The stream runs on from one epoch into the next without a short batch.
-4. Without packing, rows of similar length stand in one batch and padding that all rows share is cut off; lengths are
-   compared among some batches' worth of shuffled rows only, so that batches still differ from epoch to epoch.
+4. Without packing, rows of similar length stand in one batch (`alike`) and padding that all rows share is cut off;
+   lengths are compared among some batches' worth of shuffled rows only, so that batches still differ from epoch to
+   epoch. Who needs batches that are fair samples of the rows sets `alike` to False.
 5. `finish` changes a batch as its stage wants (masking), from one seed a row that depends on the row's place in the
    stream alone.
 
@@ -63,6 +64,7 @@ class Loader:
     ) -> None:
         self.tokens, self.width, self.batch_size, self.seed = tokens, width, batch_size, seed
         self.pack, self.rank, self.world, self.finish = pack, rank, world, finish
+        self.alike = not pack
         self.group = group
         # Where each position predicts its own label, every id is an input; else the last one is only a target.
         self.labelled = tokens.labels is not None
@@ -135,7 +137,7 @@ class Loader:
     def _order(self, epoch: int) -> np.ndarray:
         """The rows of one epoch in the order they are read."""
         order = _permutation(len(self.rows), self.seed, epoch)
-        if self.pack:
+        if not self.alike:
             return order
         # The first rows fill up the last batch of the epoch before; buckets begin where batches do.
         lead = -epoch * len(order) % self.batch_size

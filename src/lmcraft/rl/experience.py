@@ -8,10 +8,12 @@ batches of `train.batch_size`, each in an order of its own. Then the next round,
 2. Log-probabilities at the time of sampling are computed again before training, in the batches of the first epoch: so
    the first ratio is exactly 1. Where a round is one batch and one epoch and there is no critic, those noted while
    sampling are as good.
-3. An answer that does not end by itself has the score `missing_eos` (Huang et al., arXiv 2403.17031, detail 8).
-4. Answers to one prompt are computed together (lmcraft.rl.shared), elsewhere rows of similar length; padding that they
+3. The prompts of a round are a fair sample of all. In rounds of equally long prompts a policy learns from greetings
+   alone, then from long stories alone, and a critic is asked about what it has not seen for a whole epoch.
+4. An answer that does not end by itself has the score `missing_eos` (Huang et al., arXiv 2403.17031, detail 8).
+5. Answers to one prompt are computed together (lmcraft.rl.shared), elsewhere rows of similar length; padding that they
    share is not computed at all.
-5. The random numbers of an answer depend on the seed, the round and its place alone; so do the orders. The answers of
+6. The random numbers of an answer depend on the seed, the round and its place alone; so do the orders. The answers of
    the round at hand are part of a checkpoint: training that was killed ends with the same bits.
 
 Legend: B rows, T positions.
@@ -96,6 +98,7 @@ class Experience:
         if stage.needs_reference:
             self.reference = Reference(self.policy, only_adapters_train(self.policy, apart), apart)
         self.prompts.batch_size = self.episodes // stage.group
+        self.prompts.alike = False
         self.rows: Batch | None = None
         self.updates = 0
         self.facts: dict[str, float] = {}

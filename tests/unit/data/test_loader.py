@@ -214,6 +214,15 @@ def test_unpacked_batches_are_of_similar_length_and_trimmed(pairs):
     assert sum(shares) / 10 > 0.75
 
 
+def test_batches_are_a_fair_sample_where_that_is_asked_for(pairs):
+    """A failure would mean that a round of reinforcement learning sees prompts of one length alone."""
+    loader = Loader(pairs, 24, 4, seed=1, pack=False)
+    loader.alike = False
+    lengths = [(loader.next().segments_BT != 0).sum(dim=1).float() for _ in range(10)]
+    within = torch.stack([some.var() for some in lengths]).mean()
+    assert within > 0.8 * torch.cat(lengths).var()
+
+
 @given(st.integers(1, 9), st.integers(0, 3))
 def test_buckets_keep_every_row_once_an_epoch_and_resume(batch_size, seed):
     """A failure would mean that some rows are seen twice, others never, or that resuming reads others."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import chain
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +12,12 @@ import torch
 from lmcraft.adapt import entries, lora
 from lmcraft.core.errors import UserError
 from lmcraft.data.batch import IGNORE
+from lmcraft.data.loader import Loader
+from lmcraft.data.records import Where
+from lmcraft.data.tokens import Document, write
 from lmcraft.generate.engine import Completion
+from lmcraft.generate.language_model import LanguageModel
+from lmcraft.models import decoder
 from lmcraft.models import model as models
 from lmcraft.models.model import fingerprint
 from lmcraft.rl import critic, episodes, experience
@@ -86,6 +93,29 @@ def test_a_reward_reads_what_the_policy_read(world, tmp_path):
     for sources, right in ((None, [5]), ([[3, 2]], [3, 2])):
         (given,) = loader._given(episodes.Prompts([[5]], sources, ["a"]), [said([1, EOS])])
         assert given.prompt_ids == right and given.ids == [1, EOS] and given.stopped
+
+
+def test_the_prompts_of_a_round_are_a_fair_sample(tmp_path):
+    """A failure would mean that a round asks short questions only and the next one long ones."""
+    documents = [Document([1] * (2 + n % 9), None, Where("x", n), [0] + [IGNORE] * (1 + n % 9))
+                 for n in range(180)]  # fmt: skip
+    prompts = Loader(write(tmp_path / "shard", documents, 8, {}, Counter()), 16, 1, seed=0, pack=False)
+    stage = ppo.PPO(ppo.Config(reward="length"))
+    policy = stage.ready(
+        models.build(decoder.Config(vocab=8, width=8, heads=1, layers=1, context=32)), [], None
+    )
+    train = loop.Config(batch_size=36, precision="fp32")
+    made = experience.Experience(
+        stage,
+        prompts,
+        LanguageModel(policy, SimpleNamespace(eos=0, end_of_turn=0), None),
+        None,
+        experience.Asked({}, {}),
+        train,
+    )
+    rounds = [[len(ids) for ids in episodes.Prompts.of(made.prompts.next(), 1).ids] for _ in range(5)]
+    assert Counter(chain(*rounds)) == dict.fromkeys(range(2, 11), 20)
+    assert all(len(set(lengths)) > 6 for lengths in rounds)
 
 
 def spoken(loader) -> list[list[int]]:
