@@ -4,35 +4,38 @@ Votes are VADER's, drawn with a temperature. Three rounds vote on what each poli
 votes, all on what the base says. Every policy is trained from the base, with a penalty that is adapted to a stated KL.
 The win rate against the base and the mean compound are measured on held-out prompts that are nobody's votes.
 
-    python benchmarks/iterated.py runs/demo/sft chats.jsonl [--seeds 5] [--prompts 150] [--steps 80] [--kl 2]
+    python benchmarks/iterated.py runs/demo/sft chats.jsonl [--seeds 5] [--prompts 400] [--steps 120] [--kl 8]
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import tempfile
 from collections import deque
 from pathlib import Path
 
+from lmcraft.core.run import Run
 from lmcraft.data.dataset import Config as Data
 from lmcraft.feedback.opening import open_store
 from lmcraft.rounds import rounds
 from lmcraft.rounds.settings import Config
 
-HELD_OUT = 128
-REWARD = ("train.batch_size=16", "train.lr=1e-4")
+HELD_OUT, NEW = 384, 64
+LAST = 8  # rounds of answers whose KL is averaged: one alone says little
+REWARD = ("train.batch_size=16", "train.lr=1e-4", "train.epochs=1")
 
 
 def config(asked: argparse.Namespace, seed: int, prompts: int) -> Config:
     """Rounds with so many prompts each."""
     ppo = (
-        f"stage.kl.target={asked.kl}", "stage.kl.coef=0.1", "stage.kl.horizon=320", "stage.rollout.episodes=64",
-        "stage.value_coef=1", "train.batch_size=64", "train.micro_batch_size=16", "train.lr=1e-4",
+        f"stage.kl.target={asked.kl}", "stage.kl.coef=0.05", "stage.kl.horizon=64", "stage.rollout.episodes=64",
+        "stage.decay=1", "train.batch_size=64", "train.micro_batch_size=16", "train.lr=1e-4",
         f"train.steps={asked.steps}", "train.save_every=1000",
     )  # fmt: skip
     return Config(
-        base=asked.base, data=Data(files=(asked.data,)), rater="vader", manner={"temperature": 0.2}, seed=seed,
-        prompts=prompts, held_out=HELD_OUT, max_new_tokens=40, reward=REWARD, ppo=ppo,
+        base=asked.base, data=Data(files=(asked.data,), holdout=0.15), rater="vader", manner={"temperature": 0.2},
+        seed=seed, prompts=prompts, held_out=HELD_OUT, max_new_tokens=NEW, reward=REWARD, ppo=ppo,
     )  # fmt: skip
 
 
@@ -40,7 +43,8 @@ def performed(found: Config, count: int, place: Path) -> dict:
     """What came out of the last of so many rounds."""
     with open_store(f"sqlite:///{place}.db") as store:
         finished, _ = rounds.perform(found, place, count, store, lambda steps, _: deque(steps, maxlen=0))
-    return finished[-1]
+    rows = [row for row in Run.open(Path(finished[-1]["lineage"]["policy"])).metrics() if "kl" in row]
+    return finished[-1] | {"kl": statistics.fmean(row["kl"] for row in rows[-LAST:])}
 
 
 def main() -> None:
@@ -51,9 +55,9 @@ def main() -> None:
     parser.add_argument("base")
     parser.add_argument("data")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--prompts", type=int, default=150)
-    parser.add_argument("--steps", type=int, default=80)
-    parser.add_argument("--kl", type=float, default=2.0)
+    parser.add_argument("--prompts", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--kl", type=float, default=8.0)
     asked = parser.parse_args()
     place, cells, better = Path(tempfile.mkdtemp()), [], 0
     for seed in range(asked.seeds):

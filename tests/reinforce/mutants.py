@@ -180,6 +180,10 @@ MUTANTS = [
         "str(self.seed)", ROUNDS + "test_a_seed_decides_every_answer",
     ),
     Mutant(
+        "a round asks questions of one length", f"{EXPERIENCE}.__init__", "self.prompts.alike = False",
+        "self.prompts.alike = True", ROUNDS + "test_the_prompts_of_a_round_are_a_fair_sample",
+    ),
+    Mutant(
         "the reference learns too", "lmcraft.train.reference:Reference.__init__", "_frozen(model, apart)",
         "model", ROUNDS + "test_the_reference_stays_where_it_was",
     ),
