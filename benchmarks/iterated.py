@@ -2,9 +2,11 @@
 
 Votes are VADER's, drawn with a temperature. Three rounds vote on what each policy says; the one round has as many
 votes, all on what the base says. Every policy is trained from the base, with a penalty that is adapted to a stated KL.
-The win rate against the base and the mean compound are measured on held-out prompts that are nobody's votes.
+The win rate against the base and the mean compound are measured on held-out prompts that are nobody's votes. What is
+finished in `--out` is not done again.
 
-    python benchmarks/iterated.py runs/demo/sft chats.jsonl [--seeds 5] [--prompts 400] [--steps 120] [--kl 8]
+    python benchmarks/iterated.py runs/demo/sft chats.jsonl [--seeds 0 1 2 3 4] [--prompts 250] [--steps 80] [--kl 8]
+        [--out DIR]
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from lmcraft.feedback.opening import open_store
 from lmcraft.rounds import rounds
 from lmcraft.rounds.settings import Config
 
-HELD_OUT, NEW = 384, 64
+HELD_OUT, NEW = 320, 64
 LAST = 8  # rounds of answers whose KL is averaged: one alone says little
 REWARD = ("train.batch_size=16", "train.lr=1e-4", "train.epochs=1")
 
@@ -29,7 +31,7 @@ REWARD = ("train.batch_size=16", "train.lr=1e-4", "train.epochs=1")
 def config(asked: argparse.Namespace, seed: int, prompts: int) -> Config:
     """Rounds with so many prompts each."""
     ppo = (
-        f"stage.kl.target={asked.kl}", "stage.kl.coef=0.05", "stage.kl.horizon=64", "stage.rollout.episodes=64",
+        f"stage.kl.target={asked.kl}", "stage.kl.coef=0.2", "stage.kl.horizon=32", "stage.rollout.episodes=64",
         "stage.decay=1", "train.batch_size=64", "train.micro_batch_size=16", "train.lr=1e-4",
         f"train.steps={asked.steps}", "train.save_every=1000",
     )  # fmt: skip
@@ -54,13 +56,15 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("base")
     parser.add_argument("data")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--prompts", type=int, default=400)
-    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--prompts", type=int, default=250)
+    parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--kl", type=float, default=8.0)
+    parser.add_argument("--out", type=Path, help="where the rounds are kept; default: nowhere")
     asked = parser.parse_args()
-    place, cells, better = Path(tempfile.mkdtemp()), [], 0
-    for seed in range(asked.seeds):
+    place, cells, better = asked.out or Path(tempfile.mkdtemp()), [], 0
+    place.mkdir(parents=True, exist_ok=True)
+    for seed in asked.seeds:
         three = performed(config(asked, seed, asked.prompts), 3, place / f"three-{seed}")
         one = performed(config(asked, seed, 3 * asked.prompts), 1, place / f"one-{seed}")
         better += three["win_rate"] > one["win_rate"]
@@ -82,7 +86,7 @@ def main() -> None:
     ]
     notes = (
         f"Three rounds of {asked.prompts} prompts won more often than one of {3 * asked.prompts} on {better} of "
-        f"{asked.seeds} seeds; {asked.steps} steps of PPO each, KL adapted to {asked.kl} nats, "
+        f"{len(asked.seeds)} seeds; {asked.steps} steps of PPO each, KL adapted to {asked.kl} nats, "
         f"{HELD_OUT} held-out prompts."
     )
     append("Three rounds of feedback against one", columns, cells, notes)
