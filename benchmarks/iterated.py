@@ -1,12 +1,12 @@
 """Three rounds of feedback against one, with the same number of votes and about the same distance from the base.
 
 Votes are VADER's, drawn with a temperature. Three rounds vote on what each policy says; the one round has as many
-votes, all on what the base says. Every policy is trained from the base, with a penalty that is adapted to a stated KL.
+votes, all on what the base says. Every policy is trained from the base, with the same penalty.
 The win rate against the base and the mean compound are measured on held-out prompts that are nobody's votes. What is
 finished in `--out` is not done again.
 
-    python benchmarks/iterated.py runs/demo/sft chats.jsonl [--seeds 0 1 2 3 4] [--prompts 250] [--steps 80] [--kl 8]
-        [--out DIR]
+    python benchmarks/iterated.py runs/demo/sft chats.jsonl [--seeds 0 1 2 3 4] [--prompts 250] [--steps 80]
+        [--beta 0.1] [--out DIR]
 """
 
 from __future__ import annotations
@@ -31,9 +31,8 @@ REWARD = ("train.batch_size=16", "train.lr=1e-4", "train.epochs=1")
 def config(asked: argparse.Namespace, seed: int, prompts: int) -> Config:
     """Rounds with so many prompts each."""
     ppo = (
-        f"stage.kl.target={asked.kl}", "stage.kl.coef=0.2", "stage.kl.horizon=32", "stage.rollout.episodes=64",
-        "stage.decay=1", "train.batch_size=64", "train.micro_batch_size=16", "train.lr=1e-4",
-        f"train.steps={asked.steps}", "train.save_every=1000",
+        f"stage.kl.coef={asked.beta}", "stage.decay=1", "stage.rollout.episodes=64", "train.batch_size=64",
+        "train.micro_batch_size=16", "train.lr=1e-4", f"train.steps={asked.steps}", "train.save_every=1000",
     )  # fmt: skip
     return Config(
         base=asked.base, data=Data(files=(asked.data,), holdout=0.15), rater="vader", manner={"temperature": 0.2},
@@ -59,7 +58,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--prompts", type=int, default=250)
     parser.add_argument("--steps", type=int, default=80)
-    parser.add_argument("--kl", type=float, default=8.0)
+    parser.add_argument("--beta", type=float, default=0.1)
     parser.add_argument("--out", type=Path, help="where the rounds are kept; default: nowhere")
     asked = parser.parse_args()
     place, cells, better = asked.out or Path(tempfile.mkdtemp()), [], 0
@@ -86,7 +85,7 @@ def main() -> None:
     ]
     notes = (
         f"Three rounds of {asked.prompts} prompts won more often than one of {3 * asked.prompts} on {better} of "
-        f"{len(asked.seeds)} seeds; {asked.steps} steps of PPO each, KL adapted to {asked.kl} nats, "
+        f"{len(asked.seeds)} seeds; {asked.steps} steps of PPO each, β {asked.beta}, "
         f"{HELD_OUT} held-out prompts."
     )
     append("Three rounds of feedback against one", columns, cells, notes)
