@@ -30,7 +30,7 @@ from lmcraft.rewards.vader import compound
 from lmcraft.rl.best_of_n import expected_score, kl_bound
 from lmcraft.rounds.judged import sign_flip
 
-NEW, LONGEST, PROMPTS, SAMPLES, PAIRS = 96, 64, 256, 64, 600  # NEW, LONGEST: tokens of an answer, of a prompt
+NEW, LONGEST, PROMPTS, SAMPLES, PAIRS = 40, 64, 256, 64, 600  # NEW, LONGEST: tokens of an answer, of a prompt
 COMMON = [
     "train.batch_size=64", "train.micro_batch_size=16", "train.lr=1e-4", "train.save_every=1000",
     "sample.max_new_tokens=1", "data.holdout=0",
