@@ -182,8 +182,10 @@ def draw(found: dict[str, dict], file: Path) -> None:
     """The plane."""
     from matplotlib import pyplot
 
-    for kind, marker in (("best of", "o-"), ("PPO", "s"), ("RLOO", "^"), ("DPO", "D")):
-        points = sorted((one["kl"], one["score"]) for name, one in found.items() if name.startswith(kind))
+    pyplot.figure(layout="constrained")
+    for kind, marker in (("best of n", "o-"), ("PPO", "s"), ("RLOO", "^"), ("DPO", "D")):
+        begin = kind.removesuffix(" n")
+        points = sorted((one["kl"], one["score"]) for name, one in found.items() if name.startswith(begin))
         pyplot.plot(*zip(*points, strict=True), marker, label=kind)
     pyplot.xlabel("KL to the base, nats an answer")
     pyplot.ylabel("mean score")
