@@ -36,7 +36,7 @@ COMMON = [
     "sample.max_new_tokens=1", "data.holdout=0",
 ]  # fmt: skip
 ROLLOUT = ["stage.reward=vader", f"stage.rollout.max_new_tokens={NEW}", "stage.rollout.episodes=64"]
-# The critic of so small a model explains nothing here (docs/log.md), so the score goes back to the first tokens whole.
+# The critic of so small a model explains nothing here, and would let the score fade on its way back (docs/log.md).
 PPO = [*ROLLOUT, "stage.decay=1"]
 
 
