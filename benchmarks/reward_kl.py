@@ -6,8 +6,7 @@ answers of Σ log π − log base. Of the best of n both are known from samples 
 upper bound as its KL; `gain` is the share of its gain at a policy's own KL. PPO is repeated with other seeds; p is that
 of a sign-flip test against the base. Every turn of the conversations is a prompt, if it is short with all before it.
 
-    python benchmarks/reward_kl.py runs/demo/sft chats.jsonl [--steps 120] [--seeds 5] [--also NAME=RUN …]
-        [--prompts FILE] [--figure FILE.png]
+    python benchmarks/reward_kl.py runs/demo/sft chats.jsonl [--steps 120] [--seeds 5] [--figure FILE.png]
 """
 
 from __future__ import annotations
@@ -38,6 +37,11 @@ COMMON = [
 ROLLOUT = ["stage.reward=vader", f"stage.rollout.max_new_tokens={NEW}", "stage.rollout.episodes=64"]
 # The critic of so small a model explains nothing here, and would let the score fade on its way back (docs/log.md).
 PPO = [*ROLLOUT, "stage.decay=1"]
+MANY = "PPO, β 0.15, Muon, 10,000 answers"
+MANY_ANSWERS = [
+    "stage.kl.coef=0.15", "stage.value_coef=0", "stage.rollout.episodes=256", "stage.rollout.epochs=2",
+    "train.batch_size=128", "train.micro_batch_size=32", "train.optim.kind=muon", "train.lr=5e-5", "train.steps=160",
+]  # fmt: skip
 
 
 def talks(base: LanguageModel, data: str) -> tuple[list, list]:
@@ -108,10 +112,8 @@ def runs(steps: int, seeds: int) -> dict[str, tuple[str, list[str]]]:
         f"PPO, β {beta}": ("ppo", [*PPO, f"stage.kl.coef={beta}", f"train.steps={steps}"]) for beta in (0.2, 0.05)
     }  # fmt: skip
     for seed in range(1, seeds):
-        found[f"PPO, β 0.05, seed {seed}"] = (
-            *found["PPO, β 0.05"][:1],
-            [*found["PPO, β 0.05"][1], f"seed={seed}"],
-        )
+        found[f"PPO, β 0.05, seed {seed}"] = ("ppo", [*found["PPO, β 0.05"][1], f"seed={seed}"])
+    found[MANY] = ("ppo", [*PPO, *MANY_ANSWERS])
     rloo = [
         *ROLLOUT,
         "stage.algorithm=rloo",
@@ -135,31 +137,24 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--also", nargs="*", default=[], help="finished runs to measure too: NAME=RUN")
-    parser.add_argument("--prompts", type=Path, help="where the prompts to train on are written to")
     parser.add_argument("--figure", type=Path)
     asked = parser.parse_args()
     base, place = lmcraft.load(asked.base), Path(tempfile.mkdtemp())
     train, held = talks(base, asked.data)
     rows_of = [{"prompt": [{"role": m.role, "content": m.content} for m in talk]} for talk in train]
-    file = asked.prompts or place / "prompts.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows_of), encoding="utf-8")
+    (place / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_of), encoding="utf-8")
     preferences(base, train, place / "pairs.jsonl")
     _, before = answers(base, held, seed=0)
     scores_PK = torch.tensor([answers(base, held, seed=10 + k)[1] for k in range(SAMPLES)]).T
     best = {n: (kl_bound(n), expected_score(scores_PK, n)) for n in range(1, SAMPLES + 1)}
     found: dict[str, dict] = {"base": {"kl": 0.0, "score": best[1][1]}}
     found |= {f"best of {n}": {"kl": best[n][0], "score": best[n][1]} for n in (2, 4, 8, 16, 32, 64)}
-    trained = dict(one.rsplit("=", 1) for one in asked.also)
     for name, (stage, settings) in runs(asked.steps, asked.seeds).items():
-        data = place / "pairs.jsonl" if stage == "dpo" else file
-        trained[name] = place / name.replace(" ", "-").replace(",", "")
-        for _ in lmcraft.train(
-            stage, [f"base={asked.base}", f"data={data}", *COMMON, *settings], out=trained[name]
-        ):
+        data = place / ("pairs.jsonl" if stage == "dpo" else "prompts.jsonl")
+        out = place / name.replace(" ", "-").replace(",", "")
+        for _ in lmcraft.train(stage, [f"base={asked.base}", f"data={data}", *COMMON, *settings], out=out):
             pass
-    for name, run in trained.items():
-        found[name] = measured(lmcraft.load(run), base, held, before)
+        found[name] = measured(lmcraft.load(out), base, held, before)
         found[name]["gain"] = gain(found[name], [*best.values()])
         print(name, found[name], flush=True)
     columns = {"kl": "KL, nats", "score": "score", "gain": "of the best of n's gain", "p": "p against the base",
