@@ -149,6 +149,29 @@ class World:
             low, high = (middle, high) if self.frontier(math.exp(middle))[0] > kl else (low, middle)
         return self.frontier(math.exp(high))[1]
 
+    def best_of(self, n: float) -> tuple[float, float]:
+        """KL to the reference and expected reward of the best of n answers; of equals the first one drawn is taken.
+
+        P(best ≤ v) = P(one ≤ v)ⁿ has a meaning between the whole numbers too.
+        """
+        kl = score = 0.0
+        for chances_Y, rewards_Y in zip(self.reference_XY.exp(), self.rewards_XY, strict=True):
+            values, place_Y = rewards_Y.unique(return_inverse=True)
+            mass = torch.zeros(len(values), dtype=torch.float64).index_add(0, place_Y, chances_Y)
+            below = mass.cumsum(0).clamp(max=1) ** n
+            best = below.diff(prepend=below.new_zeros(1))
+            kl += float((best * (best / mass).log().nan_to_num(neginf=0.0)).sum()) / PROMPTS
+            score += float((best * values).sum()) / PROMPTS
+        return kl, score
+
+    def best_at(self, kl: float) -> float:
+        """The expected reward of the best of as many answers as lead so far from the reference, in nats."""
+        low, high = 0.0, 12.0  # logarithms of n
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.best_of(math.exp(middle))[0] < kl else (low, middle)
+        return self.best_of(math.exp(low))[1]
+
     def experience(
         self, stage, policy: nn.Module, folder: Path, batch_size: int, seed: int = 0, micro: int | None = None
     ) -> Experience:

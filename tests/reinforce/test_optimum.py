@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lmcraft.rl.best_of_n import kl_bound
 from lmcraft.rl.critic import NAME
 from lmcraft.stages import grpo, ppo
 
@@ -26,6 +27,36 @@ def reached(world, policy, beta: float) -> tuple[float, float]:
     """Share of the possible gain, and KL(π ‖ π*) in nats."""
     logprobs_XY = world.logprobs(policy)
     return world.gain(logprobs_XY, beta), float(world.distance(logprobs_XY, beta))
+
+
+@torch.no_grad()
+def place(world, policy) -> tuple[float, float]:
+    """KL(π ‖ reference) in nats, and the expected reward."""
+    logprobs_XY = world.logprobs(policy)
+    kl = (logprobs_XY.exp() * (logprobs_XY - world.reference_XY)).sum(dim=1).mean()
+    return float(kl), float((logprobs_XY.exp() * world.rewards_XY).sum(dim=1).mean())
+
+
+def share_of_best(world, kl: float, score: float) -> float:
+    """A gain in units of what the best of n gains at the same distance."""
+    begin = world.best_of(1)[1]
+    return (score - begin) / (world.best_at(kl) - begin)
+
+
+def test_the_best_of_two_is_that_of_all_pairs(world):
+    """A failure of the closed form would mean that policies are compared with something else than the best of n."""
+    score = kl = 0.0
+    for chances_Y, rewards_Y in zip(world.reference_XY.exp(), world.rewards_XY, strict=True):
+        wins_YY = (rewards_Y[:, None] > rewards_Y[None]).double() + (
+            rewards_Y[:, None] == rewards_Y[None]
+        ) / 2
+        best_Y = 2 * chances_Y * (wins_YY @ chances_Y)
+        score += float((best_Y * rewards_Y).sum()) / 4
+        kl += float((best_Y * (best_Y / chances_Y).log()).sum()) / 4
+    assert world.best_of(2) == pytest.approx((kl, score), abs=1e-12)
+    assert world.best_of(1) == pytest.approx(world.frontier(1e9), abs=1e-6)
+    assert all(world.best_of(n)[0] <= kl_bound(n) for n in (2, 4, 16, 64))
+    assert all(world.best_of(n)[1] <= world.most(world.best_of(n)[0]) + 1e-9 for n in (2, 4, 16, 64))
 
 
 @pytest.mark.parametrize("beta", [0.1, 0.3, 1.0, 3.0])
@@ -60,17 +91,16 @@ def test_the_optimum_follows_backwards_too(world):
         torch.testing.assert_close(gains_XY[x] - total, world.optimum(beta)[x], rtol=1e-9, atol=1e-9)
 
 
-def test_ppo_goes_most_of_the_way_in_a_few_rounds(world, tmp_path):
+@pytest.mark.parametrize("group", [1, 8])
+def test_ppo_goes_most_of_the_way_in_a_few_rounds(world, tmp_path, group):
     """The short form of the long test below."""
-    stage = ppo_stage(0.3)
+    stage = ppo_stage(0.3, group=group)
     policy = world.trained(stage, tmp_path, steps=120, batch_size=512)
     gain, _ = reached(world, policy, 0.3)
     assert gain > 0.85
-    with torch.no_grad():
-        logprobs_XY = world.logprobs(policy)
-        kl = float((logprobs_XY.exp() * (logprobs_XY - world.reference_XY)).sum(dim=1).mean())
-        score = float((logprobs_XY.exp() * world.rewards_XY).sum(dim=1).mean())
+    kl, score = place(world, policy)
     assert kl > 0 and score <= world.most(kl) + 1e-6, "no policy lies above the frontier"
+    assert share_of_best(world, kl, score) > 0.9
 
 
 @pytest.mark.long
@@ -85,6 +115,7 @@ def test_ppo_reaches_the_optimum(make_world, tmp_path, beta, seed):
     policy = world.trained(stage, tmp_path, steps=1200, batch_size=512, seed=seed)
     gain, distance = reached(world, policy, beta)
     assert gain >= 0.99 and distance <= 0.01
+    assert share_of_best(world, *place(world, policy)) >= 1.0
     assert critic_error(world, policy, stage, beta) <= 0.01
 
 
@@ -126,9 +157,10 @@ def test_a_reward_of_nothing_moves_nothing(world, tmp_path):
     assert float(batch.signals["advantages"].abs().max()) == 0.0 and NAME in dict(policy.named_children())
 
 
-def test_first_epoch_has_a_ratio_of_exactly_one(world, tmp_path):
+@pytest.mark.parametrize("group", [1, 8])
+def test_first_epoch_has_a_ratio_of_exactly_one(world, tmp_path, group):
     """Anything else would mean that answers are scored otherwise than they are trained on."""
-    stage = ppo_stage(0.3)
+    stage = ppo_stage(0.3, group=group)
     policy = stage.ready(world.policy(), [], None)
     loader = world.experience(stage, policy, tmp_path, 512, micro=64)
     for micro in loader.next().split(64):

@@ -52,6 +52,7 @@ class Config(Rewarded):
     """Reward, rollouts, the penalty, and how advantages become steps."""
 
     kind: Literal["ppo"] = "ppo"
+    group: int = Field(1, gt=0, description="answers to each prompt, which is then read once for all of them")
     kl: Penalty = Penalty()
     clip: float = Field(0.2, gt=0, description="how far a ratio may move from 1")
     value_clip: float = Field(0.2, gt=0, description="how far a value may move from the rollout's")
@@ -69,12 +70,12 @@ class Config(Rewarded):
 class PPO(Learner):
     """See the module's docstring."""
 
-    group = 1
     signals = ("logprobs", "values", "advantages", "returns")
     needs_reference = True
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
+        self.group = config.group
         self.coefficient = config.kl.coef
 
     def ready(self, model: nn.Module, records: Sequence, tokenizer: Tokenizer) -> nn.Module:

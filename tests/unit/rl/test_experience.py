@@ -246,6 +246,18 @@ def test_one_step_a_round_has_values_too(world, tmp_path):
     assert {"values", "advantages", "returns"} <= loader.next().signals.keys()
 
 
+def test_several_answers_to_a_prompt(world, tmp_path):
+    """A failure would mean that all answers to a prompt are the same, or that prompts are counted for answers."""
+    _, _, loader = make(world, tmp_path, group=4)
+    answers = spoken(loader)
+    asked = [loader.rows.rows[start : start + 4] for start in range(0, 32, 4)]
+    assert all(len(set(names)) == 1 for names in asked) and len({names[0] for names in asked}) == 4
+    assert any(len({tuple(said) for said in answers[start : start + 4]}) > 1 for start in range(0, 32, 4))
+    assert loader.steps(80.0) == 4 * make(world, tmp_path)[2].steps(80.0)
+    with pytest.raises(UserError, match="groups of 5"):
+        make(world, tmp_path, group=5)
+
+
 def test_uneven_sizes_are_refused(world, tmp_path):
     """A failure would mean that some answers of a round are never trained on."""
     with pytest.raises(UserError, match="cannot be divided"):
