@@ -12,6 +12,7 @@ CREDIT, EXPERIENCE = "lmcraft.stages.ppo:PPO.credit", "lmcraft.rl.experience:Exp
 GAE, WHITEN = "lmcraft.rl.advantages:gae", "lmcraft.rl.advantages:whiten"
 SURROGATE, VALUES = "lmcraft.rl.objective:surrogate", "lmcraft.rl.objective:value_loss"
 GRADIENT = "tests/reinforce/test_exact_gradient.py::test_ppo_has_the_gradient_of_the_objective"
+SHAPING = "tests/reinforce/test_exact_gradient.py::test_shaping_leaves_the_gradient_as_it_is"
 ADVANTAGES, OBJECTIVE = "tests/unit/rl/test_advantages.py::", "tests/unit/rl/test_objective.py::"
 ROUNDS = "tests/unit/rl/test_experience.py::"
 SHARED = "tests/unit/rl/test_shared.py::test_hidden_vectors_and_gradients_are_what_they_were"
@@ -104,6 +105,19 @@ MUTANTS = [
     Mutant(
         "whitened rewards lose their mean", CREDIT, "keep_mean=True", "keep_mean=False",
         "tests/unit/stages/test_ppo.py::test_whitened_rewards_keep_their_mean",
+    ),
+    Mutant(
+        "a potential knows the token that is chosen", CREDIT, 'signals["potential"]',
+        'signals["potential"].roll(-1, 1)', SHAPING,
+    ),
+    Mutant(
+        "a potential stays behind the end", "lmcraft.rl.advantages:shaping",
+        "torch.where(mask_BT, potential_BT, 0.0)", "potential_BT", ADVANTAGES + "test_shaping_by_hand",
+    ),
+    Mutant(
+        "a beginning is judged with its next token", "lmcraft.rewards.reward:along",
+        "for k in range(len(answer.ids))", "for k in range(1, len(answer.ids) + 1)",
+        ROUNDS + "test_with_shaping_beginnings_are_judged",
     ),
     Mutant(
         "an answer is compared with itself too", "lmcraft.rl.advantages:leave_one_out",

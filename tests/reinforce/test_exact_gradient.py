@@ -80,6 +80,19 @@ def test_ppo_has_the_gradient_of_the_objective(world):
     assert error(gradient(stage.loss(policy, rows), policy), exact(world, policy)) < 1e-10
 
 
+def test_shaping_leaves_the_gradient_as_it_is(world):
+    """Whatever a beginning is worth; a failure would mean that shaping leads to another policy."""
+    stage, policy = ppo.PPO(config(shaping=True)), moved(world)
+    rows = read(world, stage, policy)
+    steps_T = torch.arange(1, rows.tokens_BT.shape[1] + 1, dtype=torch.float64)
+    potential_BT = torch.sin(3 * (rows.tokens_BT + 1) * steps_T).cumsum(dim=1)  # of what was read so far
+    rows = replace(rows, signals=rows.signals | {"potential": potential_BT})
+    rows = replace(rows, signals=rows.signals | stage.credit(rows, world.rewards_XY.flatten()))
+    assert error(gradient(stage.loss(policy, rows), policy), exact(world, policy)) < 1e-10
+    plain = credited(world, ppo.PPO(config()), policy).signals["advantages"]
+    assert float((rows.signals["advantages"] - plain).abs().max()) > 0.1
+
+
 def test_the_clip_does_not_matter_where_nothing_has_moved(world):
     """A failure would mean that clipping cuts the gradient of the first step."""
     stage, policy = ppo.PPO(config(clip=1e-6)), moved(world)

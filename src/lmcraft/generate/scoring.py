@@ -3,7 +3,9 @@
 1. A score is read at the last token of a row; padding, order and company of rows change nothing beyond rounding.
 2. Rewards are fixed only up to a constant (and a unit): without a common scale, the weight of a KL penalty beside them
    means another thing with every reward model (Ziegler et al., arXiv 1909.08593, section 2.1).
-3. `raw` takes gain and bias off again: differences of raw scores are the logits of a preference.
+3. A model that reads from left to right has at each position the score of the text up to there: `along` reads them all
+   at once.
+4. `raw` takes gain and bias off again: differences of raw scores are the logits of a preference.
 
 Proved by tests/unit/generate/test_scoring.py.
 """
@@ -11,10 +13,10 @@ Proved by tests/unit/generate/test_scoring.py.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..core.errors import UserError
 from .engine import padded
@@ -30,6 +32,41 @@ def scores(model: nn.Module, rows: Sequence[Sequence[int]], batch_size: int = BA
         UserError: the model gives no scores, or a row is empty or longer than the model reads.
     """
     require(model)
+    found = [0.0] * len(rows)
+    for places, hidden_BTD in _read(model, model, rows, batch_size):
+        for place, score in zip(places, model.head(hidden_BTD[:, 0])[:, 0].tolist(), strict=True):
+            found[place] = score
+    return found
+
+
+@torch.inference_mode()
+def along(
+    model: nn.Module, rows: Sequence[Sequence[int]], last: Sequence[int], batch_size: int = BATCH
+) -> list[list[float]]:
+    """The scores of the texts that end at each of the `last` positions of each row of ids; without dropout.
+
+    Raises:
+        UserError: as of `scores`.
+    """
+    require(model)
+    assert reads_on(model), "a text's vector is not that of its beginnings"
+    found: list[list[float]] = [[] for _ in rows]
+    for places, hidden_BTD in _read(model, model.body, rows, batch_size):
+        for place, scores_T in zip(places, model.head(hidden_BTD)[..., 0], strict=True):
+            end = len(rows[place])
+            found[place] = scores_T[end - last[place] : end].tolist()
+    return found
+
+
+def reads_on(model: nn.Module) -> bool:
+    """Whether the score of a text's beginning is there when the whole is read."""
+    return model.config.pooling == "last" and bool(model.body.generates)
+
+
+def _read(
+    model: nn.Module, part: nn.Module, rows: Sequence[Sequence[int]], batch_size: int
+) -> Iterator[tuple[list[int], Tensor]]:
+    """What a part of the model makes of rows of similar length: which rows, and [B, T, D]."""
     if any(not row for row in rows):
         raise UserError("an empty text has no score", why="there is no last token to read it from")
     longest, most = max(map(len, rows), default=0), model.max_length
@@ -38,18 +75,13 @@ def scores(model: nn.Module, rows: Sequence[Sequence[int]], batch_size: int = BA
                         fix="shorten it at its beginning")  # fmt: skip
     device, was_training = next(model.parameters()).device, model.training
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    found = [0.0] * len(rows)
     model.eval()
     try:
         for start in range(0, len(order), batch_size):
             places = order[start : start + batch_size]
-            tokens_BT, segments_BT = padded([rows[i] for i in places], device)
-            hidden_BTD = model(tokens_BT, segments_BT)
-            for place, score in zip(places, model.head(hidden_BTD[:, 0])[:, 0].tolist(), strict=True):
-                found[place] = score
+            yield places, part(*padded([rows[i] for i in places], device))
     finally:
         model.train(was_training)
-    return found
 
 
 def normalise(model: nn.Module, rows: Sequence[Sequence[int]]) -> tuple[float, float]:

@@ -7,6 +7,8 @@ settings and a `weight`, or the directory of a reward model's run:
 
 1. A reward sees the ids as they were sampled. Nothing is tokenized again, so what is scored is what was written.
 2. Several rewards are added, each times its weight.
+3. `along` asks what the beginnings of an answer are worth. A reward that knows of a shorter way than to be asked about
+   each of them has a method of that name.
 
 Proved by tests/unit/rewards/ and tests/contract/test_rewards.py.
 """
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from pydantic import Field
@@ -52,6 +54,20 @@ class Reward(Protocol):
     def __call__(self, answers: Sequence[Answer]) -> list[float]:
         """One finite number for each answer, in order."""
         ...
+
+
+def along(reward: Reward, answers: Sequence[Answer], tokenizer: Tokenizer) -> list[list[float]]:
+    """What each answer was worth before each of its tokens, had it ended there by itself."""
+    own = getattr(reward, "along", None)
+    if own is not None:
+        return own(answers, tokenizer)
+    begun = [
+        replace(answer, ids=answer.ids[:k], text=tokenizer.decode(answer.ids[:k]), stopped=True)
+        for answer in answers
+        for k in range(len(answer.ids))
+    ]
+    worth = iter(reward(begun))
+    return [[next(worth) for _ in answer.ids] for answer in answers]
 
 
 class Weighted(Strict):
@@ -92,17 +108,35 @@ class Together:
             for place, score in enumerate(one(answers)):
                 totals[place] += weight * score
         for answer, total in zip(answers, totals, strict=True):
-            if not math.isfinite(total):
-                raise UserError(
-                    f"the reward of an answer is {total}", where=repr(answer.text[:60]),
-                    why="it would be written into every weight", fix="look at the reward's settings",
-                )  # fmt: skip
+            _require_finite(total, answer)
+        return totals
+
+    def along(self, answers: Sequence[Answer], tokenizer: Tokenizer) -> list[list[float]]:
+        """What each answer was worth before each of its tokens.
+
+        Raises:
+            UserError: a number is not finite.
+        """
+        totals = [[0.0] * len(answer.ids) for answer in answers]
+        for weight, one in self.parts:
+            for total, scores in zip(totals, along(one, answers, tokenizer), strict=True):
+                total[:] = [sum_ + weight * score for sum_, score in zip(total, scores, strict=True)]
+        for answer, total in zip(answers, totals, strict=True):
+            _require_finite(sum(total), answer)
         return totals
 
     @property
     def judges(self) -> list[Any]:
         """Those whose scores have no scale of their own, and can be given one: `normalise(answers)`."""
         return [one for _, one in self.parts if hasattr(one, "normalise")]
+
+
+def _require_finite(score: float, answer: Answer) -> None:
+    if not math.isfinite(score):
+        raise UserError(
+            f"the reward of an answer is {score}", where=repr(answer.text[:60]),
+            why="it would be written into every weight", fix="look at the reward's settings",
+        )  # fmt: skip
 
 
 def together(configs: Sequence[Any], tokenizer: Tokenizer) -> Together:

@@ -17,7 +17,7 @@ from ..generate import scoring
 from ..generate.language_model import LanguageModel
 from ..generate.reading import Reader
 from ..text.tokenizer import Tokenizer
-from .reward import Answer, Reward, Weighted
+from .reward import Answer, Reward, Weighted, along
 
 
 class Config(Weighted):
@@ -53,6 +53,19 @@ class Judge:
     def __call__(self, answers: Sequence[Answer]) -> list[float]:
         """The score of each answer."""
         return self.reader.score(_rows(answers))
+
+    def along(self, answers: Sequence[Answer], tokenizer: Tokenizer) -> list[list[float]]:
+        """The score before each token of each answer."""
+        if not scoring.reads_on(self.reader.model):
+            return along(self.__call__, answers, tokenizer)
+        # Of a text that is too long the beginning is left out, so there may be fewer scores than tokens.
+        rows = self.reader.rows([[*answer.prompt_ids, *answer.ids[:-1]] for answer in answers])
+        last = [min(len(answer.ids), len(row)) for answer, row in zip(answers, rows, strict=True)]
+        found = scoring.along(self.reader.model, rows, last, self.reader.batch_size)
+        return [
+            [scores[0]] * (len(answer.ids) - len(scores)) + scores
+            for answer, scores in zip(answers, found, strict=True)
+        ]
 
     def normalise(self, answers: Sequence[Answer]) -> None:
         """From now on these answers have scores of mean 0 and deviation 1."""

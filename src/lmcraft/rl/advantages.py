@@ -1,10 +1,12 @@
 """Credit: how much better each token, or each answer, was than expected.
 
     δ_t = r_t + γ V_{t+1} − V_t          A_t = δ_t + γλ A_{t+1}          return_t = A_t + V_t          (GAE)
+    shaping: r_t + γ Φ_{t+1} − Φ_t, with Φ = 0 behind the end
     RLOO: A_i = s_i − mean of the other answers to the prompt
     GRPO: A_i = (s_i − mean of the group) / standard deviation         Dr. GRPO: without the division
 
-Schulman et al., arXiv 1506.02438; Ahmadian et al., 2402.14740 (RLOO); Shao et al., 2402.03300 (GRPO); Liu et al.,
+Schulman et al., arXiv 1506.02438; Ng, Harada and Russell, "Policy Invariance Under Reward Transformations" (ICML 1999;
+shaping); Ahmadian et al., 2402.14740 (RLOO); Shao et al., 2402.03300 (GRPO); Liu et al.,
 2503.20783 (Dr. GRPO).
 
 1. An answer ends the episode, cut off or not: nothing is expected behind its last token.
@@ -45,6 +47,19 @@ def gae(
         next_value_B = values_BT[:, t] * mask[:, t]
         advantages_BT[:, t] = advantage_B
     return advantages_BT, (advantages_BT + values_BT) * mask
+
+
+def shaping(potential_BT: Tensor, mask_BT: Tensor, discount: float = 1.0) -> Tensor:
+    """What each token adds to a potential, [B, T].
+
+    Without a discount the sum over an answer is minus its first potential, on which no choice depends: so whatever the
+    potential is, the same policy is the best.
+
+    Args:
+        potential_BT: of the state in which each token is chosen: it must not know that token.
+    """
+    potential_BT = torch.where(mask_BT, potential_BT, 0.0)
+    return discount * torch.nn.functional.pad(potential_BT[:, 1:], (0, 1)) - potential_BT
 
 
 def whiten(values_BT: Tensor, mask_BT: Tensor, keep_mean: bool = False) -> Tensor:

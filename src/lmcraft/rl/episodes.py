@@ -89,6 +89,13 @@ def trimmed(rows: Batch) -> Batch:
     )  # fmt: skip
 
 
+def placed(numbers: Sequence[Sequence[float]], targets_BT: Tensor) -> Tensor:
+    """Numbers of each row at its targets, one each, and 0 elsewhere: float32 [B, T]."""
+    placed_BT = torch.zeros(targets_BT.shape)
+    placed_BT[targets_BT != IGNORE] = torch.tensor([number for row in numbers for number in row])
+    return placed_BT
+
+
 def at_last(values_B: Tensor, targets_BT: Tensor) -> Tensor:
     """Each row's number at its last target, 0 elsewhere: [B, T] in the type of the numbers."""
     mask_BT = targets_BT != IGNORE

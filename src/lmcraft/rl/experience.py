@@ -40,7 +40,7 @@ from ..generate.engine import Completion
 from ..generate.language_model import LanguageModel
 from ..generate.sampling import Sampling
 from ..layers.source import Source
-from ..rewards.reward import Answer, Reward
+from ..rewards.reward import Answer, Reward, along
 from ..train import loop
 from ..train.precision import computing
 from ..train.reference import Reference, only_adapters_train
@@ -56,6 +56,7 @@ class Learns(Protocol):
 
     group: int
     needs_reference: bool
+    needs_potential: bool  # what an answer was worth before each of its tokens
     signals: tuple[str, ...]  # names of what the loss needs, which `read` and `credit` give
 
     def read(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -160,6 +161,10 @@ class Experience:
         else:
             rows = replace(rows, signals=self._read(rows, round_, answers))
             facts |= _distance(rows)
+        if self.stage.needs_potential:
+            rows = replace(
+                rows, signals={**rows.signals, "potential": self._potential(rows, prompts, answers)}
+            )
         rows = replace(rows, signals={**rows.signals, **self.stage.credit(rows, scores_B)})
         self.stage.after(facts, self.episodes)
         self.facts = facts | {
@@ -187,6 +192,11 @@ class Experience:
             score if answer.stopped or missing is None else missing
             for answer, score in zip(given, worth, strict=True)
         ]
+
+    def _potential(self, rows: Batch, prompts: episodes.Prompts, answers: list[Completion]) -> Tensor:
+        """What each answer was worth before each of its tokens, [B, T]."""
+        worth = along(self.reward, self._given(prompts, answers), self.engine.tokenizer)
+        return episodes.placed(worth, rows.targets_BT)
 
     def normalise(self, judges: Sequence[Any]) -> None:
         """Gives reward models mean 0 and deviation 1 on what the policy says before it has learned anything.
@@ -281,9 +291,7 @@ def _micros(rows: Batch, batch_size: int, micro_batch_size: int) -> Iterator[Bat
 
 def _sampled(rows: Batch, answers: list[Completion]) -> Tensor:
     """The log-probabilities that were noted when the tokens were drawn, at their places."""
-    logprobs_BT = torch.zeros(rows.targets_BT.shape)
-    logprobs_BT[rows.targets_BT != IGNORE] = torch.tensor([p for answer in answers for p in answer.logprobs])
-    return logprobs_BT
+    return episodes.placed([answer.logprobs for answer in answers], rows.targets_BT)
 
 
 def _facts(scores_B: Tensor, answers: list[Completion]) -> dict[str, float]:

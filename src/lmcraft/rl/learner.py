@@ -35,6 +35,7 @@ class Learner(ABC):
 
     facts: dict[str, Any] = {}
     base_fingerprint = ""
+    needs_potential = False
 
     def __init__(self, config: Rewarded) -> None:
         self.config: Any = config

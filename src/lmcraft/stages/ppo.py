@@ -11,7 +11,9 @@ Schulman et al., arXiv 1707.06347; Ziegler et al., 1909.08593; Ouyang et al., 22
 2. Advantages are those of GAE over each answer alone, whitened over all tokens of the round.
 3. There is no dropout: neither when answers are drawn nor when they are trained on, or the ratio would be noise.
 4. The critic is a head on the policy, or a copy of it with such a head (lmcraft.rl.critic); the policy alone is saved.
-5. With `kl.target` the coefficient β is adapted after each round.
+5. With `shaping` the reward of the answer so far is a potential: the optimum stays, the noise of what was said before a
+   token is no longer part of that token's credit.
+6. With `kl.target` the coefficient β is adapted after each round.
 
 Legend: B rows, T positions, N trained positions.
 Proved by tests/reinforce/, tests/unit/stages/test_ppo.py and tests/contract/test_stages.py.
@@ -59,6 +61,10 @@ class Config(Rewarded):
     value_coef: float = Field(0.1, ge=0)
     discount: float = Field(1.0, gt=0, le=1)
     decay: float = Field(0.95, ge=0, le=1, description="λ of GAE")
+    shaping: bool = Field(
+        False,
+        description="credit each token at once with what it changed about the reward of the answer so far",
+    )
     critic: Literal["shared", "separate"] = "shared"
     normalise: bool = Field(
         True, description="give a reward model mean 0, deviation 1 on what is said at first"
@@ -75,7 +81,7 @@ class PPO(Learner):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.group = config.group
+        self.group, self.needs_potential = config.group, config.shaping
         self.coefficient = config.kl.coef
 
     def ready(self, model: nn.Module, records: Sequence, tokenizer: Tokenizer) -> nn.Module:
@@ -92,6 +98,8 @@ class PPO(Learner):
         signals = rows.signals
         kl_BT = objective.k1(signals["logprobs"], signals["reference"]) * mask_BT
         rewards_BT = episodes.at_last(scores_B, rows.targets_BT) - self.coefficient * kl_BT
+        if config.shaping:
+            rewards_BT = rewards_BT + advantages.shaping(signals["potential"], mask_BT, config.discount)
         if config.whiten_rewards:
             rewards_BT = advantages.whiten(rewards_BT, mask_BT, keep_mean=True)
         found_BT, returns_BT = advantages.gae(

@@ -13,7 +13,7 @@ from lmcraft.core.errors import UserError
 from lmcraft.data.records import Message
 from lmcraft.generate.language_model import LanguageModel
 from lmcraft.generate.reading import Reader, framed
-from lmcraft.generate.scoring import normalise, raw, scores
+from lmcraft.generate.scoring import along, normalise, raw, reads_on, scores
 from lmcraft.models import decoder, encoder, heads, rnn, weights
 from lmcraft.models import model as models
 from lmcraft.text.chat import ChatTemplate
@@ -45,6 +45,25 @@ def test_the_score_is_that_of_the_last_token(schema):
                 assert float(score_BT[0, 0]) == pytest.approx(alone, abs=1e-5)
         assert score == pytest.approx(alone, abs=1e-5)
     assert scores(model, ROWS[::-1], batch_size=2) == pytest.approx(found[::-1], abs=1e-5)
+
+
+@pytest.mark.parametrize("schema", [decoder, rnn])
+def test_the_scores_of_beginnings_are_read_at_once(schema):
+    """A failure would mean that a token is praised for what another one did."""
+    model = net(schema)
+    normalise(model, ROWS)
+    last = [2, 1, 6, 0, 2]
+    for row, count, found in zip(ROWS, last, along(model, ROWS, last, batch_size=2), strict=True):
+        assert found == pytest.approx(
+            scores(model, [row[: len(row) - n] for n in reversed(range(count))]), abs=1e-5
+        )
+
+
+def test_not_every_model_scores_beginnings_on_the_way():
+    """A model that reads both ways, or a mean, says another thing of a beginning than at its last position."""
+    assert reads_on(net()) and reads_on(net(rnn)) and not reads_on(net(encoder))
+    base = models.build(decoder.Config(vocab=31, layers=1, width=16, heads=2))
+    assert not reads_on(heads.around(base, task="score", pooling="mean"))
 
 
 def test_a_fresh_head_has_the_spread_of_its_paper():

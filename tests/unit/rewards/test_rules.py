@@ -98,7 +98,32 @@ def test_rewards_are_added_each_with_its_weight():
     assert reward.together([], None)([said("aa")]) == [0.0] and both([]) == []
 
 
+class Letters:
+    """Stands in for a tokenizer."""
+
+    def decode(self, ids) -> str:
+        return "".join(chr(96 + i) for i in ids)
+
+
+def test_what_beginnings_are_worth():
+    """Before each token, with every weight; a failure would mean that a token is told its own reward."""
+    both = reward.together(
+        [length.Config(target=4, weight=2.0), pattern.Config(pattern="a+", weight=-0.5)], None
+    )
+    cut = Answer([9], [1, 1, 2], "aab", stopped=False)
+    found = reward.along(both, [cut, said("", [])], Letters())
+    assert found == [[-2.0, -1.5 - 0.5, -1.0 - 0.5], []]
+    heard = []
+    reward.along(lambda answers: heard.extend(answers) or [0.0] * len(answers), [cut], Letters())
+    assert [(one.text, one.ids, one.stopped) for one in heard] == [
+        ("", [], True), ("a", [1], True), ("aa", [1, 1], True),
+    ]  # fmt: skip
+
+
 def test_a_reward_that_is_no_number_stops_training():
     """A failure would mean that one bad score is written into every weight."""
+    with pytest.raises(UserError, match="is -inf"):
+        both = reward.together([length.Config(weight=1e308, target=1)], None)
+        reward.along(both, [said("", [1] * 12)], Letters())
     with pytest.raises(UserError, match="is -inf"):
         reward.together([length.Config(weight=1e308, target=1)], None)([said("", [1] * 12)] * 2)

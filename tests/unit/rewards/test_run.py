@@ -58,6 +58,25 @@ def test_it_scores_what_was_sampled(judge, tokenizer):
         assert score == pytest.approx(last * model.config.gain + model.config.bias, abs=1e-5)
 
 
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_it_scores_beginnings(judge, tokenizer, pooling, tmp_path):
+    """In one reading or in many; a failure would mean that tokens are credited with another's reward."""
+    folder, model = judge
+    given = run.build(run.Config(path=str(folder)), tokenizer)
+    if pooling == "mean":
+        given.reader.model.config = model.config.model_copy(update={"pooling": "mean"})
+    found = given.along(ANSWERS, tokenizer)
+    for answer, scores in zip(ANSWERS, found, strict=True):
+        begun = [Answer(answer.prompt_ids, answer.ids[:k], "") for k in range(len(answer.ids))]
+        assert scores == pytest.approx(given(begun), abs=1e-5)
+    longest = Answer([5, 1], list(range(1, 2 * CONTEXT)), "")
+    if pooling == "last":
+        (scores,) = given.along([longest], tokenizer)
+        assert len(scores) == len(longest.ids) and scores[-1] == pytest.approx(
+            given([Answer([5, 1], longest.ids[:-1], "")])[0], abs=1e-5
+        )
+
+
 def test_twice_is_the_same(judge, tokenizer):
     """A failure would mean that dropout judges too (trap 41)."""
     given = run.build(run.Config(path=str(judge[0])), tokenizer)

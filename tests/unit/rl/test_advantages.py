@@ -86,6 +86,13 @@ def test_the_two_ends_of_gae(answer, discount):
     close(returns, [rest])
 
 
+def test_shaping_by_hand():
+    """What is gained with a token is its own; a failure would mean that it is that of another, or counts at the end."""
+    mask = torch.tensor([[False, True, True, True, False]])
+    close(advantages.shaping(row(7, 1, 4, 3, 9), mask), [[1.0, 3.0, -1.0, -3.0, 0.0]])
+    close(advantages.shaping(row(7, 1, 4, 3, 9), mask, 0.5), [[0.5, 1.0, -2.5, -3.0, 0.0]])
+
+
 def test_whitening_by_hand():
     """The variance is the biased one; a failure would mean another size of step than the papers have."""
     mask = torch.ones(1, 4, dtype=torch.bool)

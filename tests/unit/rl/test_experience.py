@@ -258,6 +258,19 @@ def test_several_answers_to_a_prompt(world, tmp_path):
         make(world, tmp_path, group=5)
 
 
+def test_with_shaping_beginnings_are_judged(world, tmp_path):
+    """A failure would mean that the potential is that of other answers, or knows the token that is chosen there."""
+    _, _, loader = make(world, tmp_path, shaping=True)
+    loader.reward = lambda answers: [float(sum(answer.ids)) for answer in answers]
+    loader.next()
+    rows = loader.rows
+    for targets, potential in zip(rows.targets_BT, rows.signals["potential"], strict=True):
+        tokens = targets[targets != IGNORE]
+        assert potential[targets != IGNORE].tolist() == [float(tokens[:k].sum()) for k in range(len(tokens))]
+        assert not potential[targets == IGNORE].any()
+    assert "potential" not in make(world, tmp_path)[2].next().signals
+
+
 def test_uneven_sizes_are_refused(world, tmp_path):
     """A failure would mean that some answers of a round are never trained on."""
     with pytest.raises(UserError, match="cannot be divided"):

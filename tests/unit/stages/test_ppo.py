@@ -41,6 +41,7 @@ def test_its_defaults_are_the_published_ones():
     assert found == (0.2, 0.2, 0.1, 1.0, 0.95)
     assert config.rollout.epochs == 4 and config.rollout.missing_eos == -1.0 and config.kl.coef == 0.05
     assert config.whiten_advantages and not config.whiten_rewards and config.kl.target is None
+    assert not config.shaping
     assert (
         config.group == 1
         and config.kl.horizon == 10_000
