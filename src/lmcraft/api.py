@@ -338,9 +338,9 @@ def _check_data(run: Run, facts: dict[str, Any]) -> None:
     before = json.loads(file.read_text()) if file.exists() else facts
     if before.get("base_fingerprint", "") != facts["base_fingerprint"]:
         raise UserError(
-            "the base has changed since this run began", where=str(run.path),
-            why="it is the reference that the policy is compared with",
-            fix="put the old base back, or start anew with another --out",
+            "the base, or the reference, has changed since this run began", where=str(run.path),
+            why="it is what the policy is compared with",
+            fix="put the old one back, or start anew with another --out",
         )  # fmt: skip
     if before["shard"] != facts["shard"]:
         raise UserError(

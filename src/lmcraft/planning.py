@@ -115,7 +115,10 @@ def _answers(stage: Any, model: nn.Module, prompt: int) -> Rows:
 def _with_others(made: Plan, stage: Any, model: nn.Module) -> Plan:
     """The plan with the models beside the policy: a reference where that is a copy, and reward models."""
     parts = dict(made.parts)
-    if getattr(stage, "needs_reference", False) and not only_adapters_train(model, (CRITIC,)):
+    named = getattr(stage.config, "reference", "")
+    if named:
+        parts["reference"] = _stored_bytes(named)
+    elif getattr(stage, "needs_reference", False) and not only_adapters_train(model, (CRITIC,)):
         parts["reference"] = sum(
             p.numel() * p.element_size()
             for n, p in model.named_parameters()
@@ -123,9 +126,13 @@ def _with_others(made: Plan, stage: Any, model: nn.Module) -> Plan:
         )
     judges = [entry.path for entry in getattr(stage.config, "reward", ()) if entry.kind == "run"]
     if judges:
-        files = (file for judge in judges for file in directory_of(judge).glob("*.safetensors"))
-        parts["reward models"] = sum(file.stat().st_size for file in files)
+        parts["reward models"] = sum(map(_stored_bytes, judges))
     return replace(made, parts=parts)
+
+
+def _stored_bytes(model: str) -> int:
+    """The size of a model's weights as they lie on disk."""
+    return sum(file.stat().st_size for file in directory_of(model).glob("*.safetensors"))
 
 
 def remembered_bytes(model: nn.Module, rows: int, length: int) -> int:

@@ -56,6 +56,7 @@ class Learns(Protocol):
 
     group: int
     needs_reference: bool
+    named_reference: nn.Module | None  # a model that is the reference instead of the base
     needs_potential: bool  # what an answer was worth before each of its tokens
     signals: tuple[str, ...]  # names of what the loss needs, which `read` and `credit` give
 
@@ -97,7 +98,8 @@ class Experience:
         apart = (critic.NAME,)
         self.reference = None
         if stage.needs_reference:
-            self.reference = Reference(self.policy, only_adapters_train(self.policy, apart), apart)
+            beside = only_adapters_train(self.policy, apart)
+            self.reference = Reference(self.policy, beside, apart, stage.named_reference)
         self.prompts.batch_size = self.episodes // stage.group
         self.prompts.alike = False
         self.rows: Batch | None = None

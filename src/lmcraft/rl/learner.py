@@ -1,7 +1,7 @@
 """What stages have in common that learn from a reward: prompts, experience, and what they tell of each step.
 
 Legend: B rows, T positions, N trained positions.
-Proved by tests/unit/stages/test_ppo.py and tests/unit/stages/test_grpo.py.
+Proved by tests/unit/stages/test_ppo.py, tests/unit/stages/test_grpo.py and tests/unit/rl/test_named_reference.py.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ class Learner(ABC):
 
     facts: dict[str, Any] = {}
     base_fingerprint = ""
+    needs_reference = False
     needs_potential = False
+    named_reference: nn.Module | None = None
 
     def __init__(self, config: Rewarded) -> None:
         self.config: Any = config
@@ -44,10 +46,10 @@ class Learner(ABC):
         self._model: nn.Module | None = None
 
     def ready(self, model: nn.Module, records: Sequence, tokenizer: Tokenizer) -> nn.Module:
-        """The model as it is, if it writes.
+        """The model as it is, if it writes; a reference that is named is loaded.
 
         Raises:
-            UserError: it does not, or no reward is given.
+            UserError: it does not, no reward is given, or the reference cannot be one.
         """
         if not self.config.reward:
             raise UserError(
@@ -60,8 +62,17 @@ class Learner(ABC):
                 fix="choose a decoder, a recurrent network or an encoder-decoder",
             )  # fmt: skip
         self._model = model
+        named = getattr(self.config, "reference", "")
+        if named and not self.needs_reference:
+            raise UserError(
+                "a reference is named, and nothing is compared with it", where=f"stage.reference={named}",
+                why="the weight of the penalty is 0", fix="leave it out, or set stage.kl_coef",
+            )  # fmt: skip
         if not next(model.parameters()).is_meta:
             self.base_fingerprint = fingerprint(model.named_parameters())
+            if named:
+                self.named_reference = _named(named, model, tokenizer)
+                self.base_fingerprint += " " + fingerprint(self.named_reference.named_parameters())
         return model
 
     def documents(
@@ -140,6 +151,26 @@ class Learner(ABC):
     def restore(self, state: Mapping[str, Any]) -> None:
         """Goes on from a checkpoint."""
         assert not state, "a stage that keeps something takes it back itself"
+
+
+def _named(path: str, policy: nn.Module, tokenizer: Tokenizer) -> nn.Module:
+    """The model at a path, if it can say how likely the policy's answers are.
+
+    Raises:
+        UserError: it cannot.
+    """
+    lm, where = LanguageModel.load(path), f"stage.reference={path}"
+    if not lm.tokenizer.same_ids(tokenizer):
+        raise UserError(
+            "the reference has another tokenizer than the policy", where=where,
+            why="it would read other words than were written", fix="name a model with the policy's tokenizer",
+        )  # fmt: skip
+    if not lm.model.generates or lm.model.reads_source != policy.reads_source:
+        raise UserError(
+            f"a model of kind {lm.model.config.kind} is no reference for one of kind {policy.config.kind}", where=where,
+            why="it does not read prompts and write answers as the policy does", fix="name one that does",
+        )  # fmt: skip
+    return lm.model
 
 
 def _require_policy(model: nn.Module) -> None:

@@ -49,3 +49,11 @@ class Rewarded(Strict):
     @classmethod
     def _entries(cls, value: Any) -> Any:
         return tuple(entry(one) for one in (value if isinstance(value, (list, tuple)) else [value]))
+
+
+class Anchored(Rewarded):
+    """What every stage has that stays near a reference."""
+
+    reference: str = Field(
+        "", description="a run or a model to stay near; default: the base, as it is before training"
+    )

@@ -44,7 +44,6 @@ class BestOfN(Learner):
     """See the module's docstring."""
 
     signals: tuple[str, ...] = ()
-    needs_reference = False
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

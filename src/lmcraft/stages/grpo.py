@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from ..data.batch import IGNORE, Batch
 from ..rl import advantages, objective
 from ..rl.learner import Learner
-from ..rl.settings import ADAMW, Once, Rewarded
+from ..rl.settings import ADAMW, Anchored, Once
 
 MODEL = "decoder"
 LR = 1e-5
@@ -38,7 +38,7 @@ TEXT_TOO = True
 PACK = False
 
 
-class Config(Rewarded):
+class Config(Anchored):
     """Reward, rollouts, groups, and where the penalty stands."""
 
     kind: Literal["grpo"] = "grpo"

@@ -31,7 +31,7 @@ from ..core.config import Strict
 from ..data.batch import IGNORE, Batch
 from ..rl import advantages, critic, episodes, objective
 from ..rl.learner import Learner
-from ..rl.settings import ADAMW, Rewarded
+from ..rl.settings import ADAMW, Anchored
 from ..text.tokenizer import Tokenizer
 
 MODEL = "decoder"
@@ -50,7 +50,7 @@ class Penalty(Strict):
     horizon: int = Field(10_000, gt=0, description="episodes in which β changes by at most a fifth")
 
 
-class Config(Rewarded):
+class Config(Anchored):
     """Reward, rollouts, the penalty, and how advantages become steps."""
 
     kind: Literal["ppo"] = "ppo"

@@ -1,4 +1,4 @@
-"""The policy's reference: the model as it was before training, frozen.
+"""The policy's reference: the model as it was before training, or another one that is named; frozen.
 
 1. With adapters, the reference is the model without them (`adapter.disabled`): no second copy of the weights.
 2. Without, it is a copy that is made before anything is trained or resumed. It belongs to no module, so it is neither
@@ -27,11 +27,17 @@ class Reference:
     Args:
         beside: adapters will stand beside the model, and only they will be trained: nothing is copied.
         apart: names of modules that stand on the model and that the reference does without, such as a critic.
+        given: a model of its own that is the reference instead; it is frozen.
     """
 
-    def __init__(self, model: nn.Module, beside: bool, apart: Sequence[str] = ()) -> None:
+    def __init__(
+        self, model: nn.Module, beside: bool, apart: Sequence[str] = (), given: nn.Module | None = None
+    ) -> None:
         self.apart = apart
-        self.copy = None if beside else _frozen(model, apart)
+        if given is not None:
+            self.copy: nn.Module | None = given.requires_grad_(False).eval()
+        else:
+            self.copy = None if beside else _frozen(model, apart)
 
     @property
     def fingerprint(self) -> str:
