@@ -6,7 +6,9 @@ answers of Σ log π − log base. Of the best of n both are known from samples 
 upper bound as its KL; `gain` is the share of its gain at a policy's own KL. PPO is repeated with other seeds; p is that
 of a sign-flip test against the base. Every turn of the conversations is a prompt, if it is short with all before it.
 
-    python benchmarks/reward_kl.py runs/demo/sft chats.jsonl [--steps 120] [--seeds 5] [--figure FILE.png]
+    python benchmarks/reward_kl.py runs/demo/sft chats.jsonl [--steps 120] [--seeds 5] [--only NAME] [--figure FILE.png]
+
+`--only` trains those alone in whose name this stands.
 """
 
 from __future__ import annotations
@@ -41,6 +43,12 @@ MANY = "PPO, β 0.15, Muon, 10,000 answers"
 MANY_ANSWERS = [
     "stage.kl.coef=0.15", "stage.value_coef=0", "stage.rollout.episodes=256", "stage.rollout.epochs=2",
     "train.batch_size=128", "train.micro_batch_size=32", "train.optim.kind=muon", "train.lr=5e-5", "train.steps=160",
+]  # fmt: skip
+
+LONG = "PPO, β 0.08, shaped, 95,000 answers"
+LONG_RUN = [
+    "stage.kl.coef=0.08", "stage.shaping=true", "stage.decay=0.9", "stage.group=8", "stage.rollout.episodes=256",
+    "stage.rollout.epochs=1", "train.batch_size=256", "train.micro_batch_size=32", "train.lr=8e-5", "train.steps=370",
 ]  # fmt: skip
 
 
@@ -114,6 +122,7 @@ def runs(steps: int, seeds: int) -> dict[str, tuple[str, list[str]]]:
     for seed in range(1, seeds):
         found[f"PPO, β 0.05, seed {seed}"] = ("ppo", [*found["PPO, β 0.05"][1], f"seed={seed}"])
     found[MANY] = ("ppo", [*PPO, *MANY_ANSWERS])
+    found[LONG] = ("ppo", [*PPO, *LONG_RUN])
     rloo = [
         *ROLLOUT,
         "stage.algorithm=rloo",
@@ -137,6 +146,7 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--only", default="")
     parser.add_argument("--figure", type=Path)
     asked = parser.parse_args()
     base, place = lmcraft.load(asked.base), Path(tempfile.mkdtemp())
@@ -150,6 +160,8 @@ def main() -> None:
     found: dict[str, dict] = {"base": {"kl": 0.0, "score": best[1][1]}}
     found |= {f"best of {n}": {"kl": best[n][0], "score": best[n][1]} for n in (2, 4, 8, 16, 32, 64)}
     for name, (stage, settings) in runs(asked.steps, asked.seeds).items():
+        if asked.only not in name:
+            continue
         data = place / ("pairs.jsonl" if stage == "dpo" else "prompts.jsonl")
         out = place / name.replace(" ", "-").replace(",", "")
         for _ in lmcraft.train(stage, [f"base={asked.base}", f"data={data}", *COMMON, *settings], out=out):

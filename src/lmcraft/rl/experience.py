@@ -10,10 +10,11 @@ batches of `train.batch_size`, each in an order of its own. Then the next round,
    sampling are as good.
 3. The prompts of a round are a fair sample of all. In rounds of equally long prompts a policy learns from greetings
    alone, then from long stories alone, and a critic is asked about what it has not seen for a whole epoch.
-4. An answer that does not end by itself has the score `missing_eos` (Huang et al., arXiv 2403.17031, detail 8).
-5. Answers to one prompt are computed together (lmcraft.rl.shared), elsewhere rows of similar length; padding that they
+4. With a stage that needs it, every beginning of an answer is scored as well, as an answer that ends there.
+5. An answer that does not end by itself has the score `missing_eos` (Huang et al., arXiv 2403.17031, detail 8).
+6. Answers to one prompt are computed together (lmcraft.rl.shared), elsewhere rows of similar length; padding that they
    share is not computed at all.
-6. The random numbers of an answer depend on the seed, the round and its place alone; so do the orders. The answers of
+7. The random numbers of an answer depend on the seed, the round and its place alone; so do the orders. The answers of
    the round at hand are part of a checkpoint: training that was killed ends with the same bits.
 
 Legend: B rows, T positions.
@@ -154,6 +155,7 @@ class Experience:
         answers = self.answers(prompts, f"{self.seed} {round_}")
         generated = time.perf_counter()
         scores = self.scores(prompts, answers)
+        worth = self._along(prompts, answers) if self.stage.needs_potential else None
         scored = time.perf_counter()
         rows, scores_B = episodes.batch(prompts, answers), torch.tensor(scores)
         facts = _facts(scores_B, answers)
@@ -163,10 +165,9 @@ class Experience:
         else:
             rows = replace(rows, signals=self._read(rows, round_, answers))
             facts |= _distance(rows)
-        if self.stage.needs_potential:
-            rows = replace(
-                rows, signals={**rows.signals, "potential": self._potential(rows, prompts, answers)}
-            )
+        if worth is not None:
+            potential_BT = episodes.placed(worth, rows.targets_BT)
+            rows = replace(rows, signals={**rows.signals, "potential": potential_BT})
         rows = replace(rows, signals={**rows.signals, **self.stage.credit(rows, scores_B)})
         self.stage.after(facts, self.episodes)
         self.facts = facts | {
@@ -195,10 +196,9 @@ class Experience:
             for answer, score in zip(given, worth, strict=True)
         ]
 
-    def _potential(self, rows: Batch, prompts: episodes.Prompts, answers: list[Completion]) -> Tensor:
-        """What each answer was worth before each of its tokens, [B, T]."""
-        worth = along(self.reward, self._given(prompts, answers), self.engine.tokenizer)
-        return episodes.placed(worth, rows.targets_BT)
+    def _along(self, prompts: episodes.Prompts, answers: list[Completion]) -> list[list[float]]:
+        """What each answer was worth before each of its tokens."""
+        return along(self.reward, self._given(prompts, answers), self.engine.tokenizer)
 
     def normalise(self, judges: Sequence[Any]) -> None:
         """Gives reward models mean 0 and deviation 1 on what the policy says before it has learned anything.
