@@ -45,10 +45,10 @@ MANY_ANSWERS = [
     "train.batch_size=128", "train.micro_batch_size=32", "train.optim.kind=muon", "train.lr=5e-5", "train.steps=160",
 ]  # fmt: skip
 
-LONG = "PPO, β 0.08, shaped, 95,000 answers"
+LONG = "PPO, β 0.07, 115,000 answers"
 LONG_RUN = [
-    "stage.kl.coef=0.08", "stage.shaping=true", "stage.decay=0.9", "stage.group=8", "stage.rollout.episodes=256",
-    "stage.rollout.epochs=1", "train.batch_size=256", "train.micro_batch_size=32", "train.lr=8e-5", "train.steps=370",
+    "stage.kl.coef=0.07", "stage.value_coef=0", "stage.group=8", "stage.rollout.episodes=256", "stage.rollout.epochs=1",
+    "train.batch_size=256", "train.micro_batch_size=32", "train.lr=6e-5", "train.steps=450",
 ]  # fmt: skip
 
 
