@@ -19,6 +19,8 @@ from lmcraft.train import loop, optim
 
 WIDTH, ROWS = 48, 8
 STAGES = [n for n in find.names("stages") if "rollout" in find.module("stages", n).Config.model_fields]
+STAGES.append("ppo, shaped")
+OWN = {"best_of_n": {"n": 2}, "grpo": {"group": 4}, "ppo, shaped": {"group": 4, "shaping": True}}
 CONFIGS = {
     "decoder": lambda vocab: decoder.Config(vocab=vocab, layers=2, width=32, heads=2, context=WIDTH),
     "lstm": lambda vocab: rnn.Config(vocab=vocab, layers=1, width=32, context=WIDTH),
@@ -36,8 +38,7 @@ SETTINGS = loop.Config(
 
 
 def stage(name: str):
-    module = find.module("stages", name)
-    own = {"n": 2} if name == "best_of_n" else {"group": 4} if name == "grpo" else {}
+    module, own = find.module("stages", name.partition(",")[0]), OWN.get(name, {})
     return module.build(module.Config(reward="length", rollout={"max_new_tokens": 6, "episodes": 16}, **own))
 
 
