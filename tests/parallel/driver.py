@@ -2,11 +2,11 @@
 
     python driver.py JOBS.json FOLDER    writes FOLDER/NAME.json and FOLDER/NAME.safetensors for every job
 
-A job has "name", "world", "kind"; as settings "model", "adapter" (entries of a recipe), "optimizer", "micro", "steps",
-"sharded", "save_every", "precision", "checkpointing", "offload", "chunks" (of the loss), "patience"; "until" where to
-leave the loop; "from" the job whose checkpoints it goes on from; steps after which process 0 "fails" or "leaves" the
-others in a held-out loss, or process 1 "dies", "asks" (to stop, by SIGTERM) or has a loss of "nan"; "codes" of their
-ends.
+A job has "name", "world", "kind"; as settings "model", "adapter" (entries of a recipe), "optimizer", "micro",
+"steps", "sharded", "save_every", "precision", "double" (weights of float64), "checkpointing", "offload", "chunks" (of
+the loss), "patience"; "until" where to leave the loop; "from" the job whose checkpoints it goes on from; steps after
+which process 0 "fails" or "leaves" the others in a held-out loss, or process 1 "dies", "asks" (to stop, by SIGTERM)
+or has a loss of "nan"; "codes" of their ends.
 """
 
 from __future__ import annotations
@@ -116,6 +116,8 @@ def work(job: dict, tokens: Tokens, folder: Path) -> None:
     loader = Loader(tokens, WIDTH, ROWS, 1, False, ranks.rank, ranks.world, finish, group)
     held = Loader(tokens, WIDTH, ROWS, 1, False, finish=finish)
     net, stage = adapted(fresh(kind), job.get("adapter", [])), Spoiled(stage)
+    if job.get("double"):
+        net = net.double()
     if job.get("chunks"):
         chunked_loss.HEAD_ELEMENTS = 4 * VOCAB
     config = loop.Config(

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-TOLERANCE = 1e-6
+# In float64: how far rounding carries in float32, after 20 steps of Adam, is a matter of the processor.
+TOLERANCE = 1e-12
 TOLERANCE_BF16 = 2e-3  # a number near 1 has a neighbour at 8e-3 in bfloat16; 20 steps of 1e-3
 ONE = [
     {"name": kind, "world": 1, "kind": "none", "model": kind}
@@ -39,7 +40,8 @@ def done(together):
     # In bfloat16 sums of halves differ from halves of sums, so there two processes are compared with two.
     bfloat16 = {"name": "bfloat16", "world": 2, "kind": "ddp", "precision": "bf16"}
     jobs = [*ONE, {"name": "muon", "world": 1, "kind": "none", "optimizer": "muon"}, bfloat16]
-    return together(jobs + [{"world": 2, **case} for case in CASES])
+    jobs += [{"world": 2, **case} for case in CASES]
+    return together([{"double": job.get("precision") != "bf16", **job} for job in jobs])
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
