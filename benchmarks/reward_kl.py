@@ -8,7 +8,7 @@ of a sign-flip test against the base. Every turn of the conversations is a promp
 
     python benchmarks/reward_kl.py runs/demo/sft chats.jsonl [--steps 120] [--seeds 5] [--only NAME] [--figure FILE.png]
 
-`--only` trains those alone in whose name this stands.
+`--only` trains those alone in whose name this stands. The longest run takes an hour on one core, all of them several.
 """
 
 from __future__ import annotations
@@ -44,7 +44,6 @@ MANY_ANSWERS = [
     "stage.kl.coef=0.15", "stage.value_coef=0", "stage.rollout.episodes=256", "stage.rollout.epochs=2",
     "train.batch_size=128", "train.micro_batch_size=32", "train.optim.kind=muon", "train.lr=5e-5", "train.steps=160",
 ]  # fmt: skip
-
 LONG = "PPO, β 0.07, 115,000 answers"
 LONG_RUN = [
     "stage.kl.coef=0.07", "stage.value_coef=0", "stage.group=8", "stage.rollout.episodes=256", "stage.rollout.epochs=1",
