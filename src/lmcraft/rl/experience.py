@@ -228,7 +228,8 @@ class Experience:
         """Log-probabilities of policy and reference, and values, as they are at this moment."""
         values = hasattr(self.policy, critic.NAME)  # they are not noted while sampling
         if self.updates_a_round == 1 and self.rollout.temperature == 1 and not values:
-            found = {"logprobs": _sampled(rows, answers)}
+            noted = [answer.logprobs for answer in answers]
+            found = {"logprobs": episodes.placed(noted, rows.targets_BT)}
         else:
             found = self._each(rows, round_, self.policy)
         if self.reference is not None:
@@ -289,11 +290,6 @@ def _micros(rows: Batch, batch_size: int, micro_batch_size: int) -> Iterator[Bat
     """As the loop splits the batches of an epoch."""
     for part in rows.split(batch_size):
         yield from part.split(micro_batch_size)
-
-
-def _sampled(rows: Batch, answers: list[Completion]) -> Tensor:
-    """The log-probabilities that were noted when the tokens were drawn, at their places."""
-    return episodes.placed([answer.logprobs for answer in answers], rows.targets_BT)
 
 
 def _facts(scores_B: Tensor, answers: list[Completion]) -> dict[str, float]:
