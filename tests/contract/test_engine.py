@@ -12,6 +12,7 @@ from lmcraft.core import find
 from lmcraft.core.errors import UserError
 from lmcraft.generate.engine import Engine
 from lmcraft.generate.sampling import Sampling, choose, generator
+from lmcraft.layers.memory import KeyValues
 from lmcraft.layers.source import Source
 from lmcraft.models import model as models
 
@@ -331,6 +332,19 @@ def test_who_waits_takes_the_place_of_who_is_done(kind, settings, batch_size):
         batch_size == 3
     ):  # 25 tokens after the first ones, three at a time, and whoever comes last runs on alone
         assert len(decoding) <= 13
+
+
+def test_who_goes_on_stays_where_it_is(monkeypatch):
+    """A failure would mean that the memory of every request is copied whenever one of them is done."""
+    kept = []
+    whole = KeyValues.keep
+    monkeypatch.setattr(KeyValues, "keep", lambda memory, rows: (kept.append(rows), whole(memory, rows))[1])
+    engine = make("decoder", {})
+    engine.stop_ids = []
+    limits = (4, 1, 3, 2, 4, 1, 3)
+    engine.generate(prompts(*range(2, 9)), [Sampling(max_new_tokens=limit) for limit in limits], 7)
+    assert all(place == row or row >= len(rows) for rows in kept for place, row in enumerate(rows))
+    assert [len(rows) for rows in kept] == [5, 4, 2]
 
 
 @every_model

@@ -149,7 +149,7 @@ class Engine:
                         yield Piece(row.request, row.watch.fresh(), self._completion(row))
                     elif not whole and (text := row.watch.fresh()):
                         yield Piece(row.request, text, None)
-                alive = [i for i, row in enumerate(rows) if row.watch.finish_reason is None]
+                alive = _staying([row.watch.finish_reason is None for row in rows])
                 if len(alive) < len(rows):
                     rows = [rows[i] for i in alive]
                     next_tokens = [next_tokens[i] for i in alive]
@@ -289,6 +289,13 @@ class Engine:
             values = torch.log_softmax(logits_TV, dim=-1).gather(1, targets_T[:, None])[:, 0]
             greedy = bool((logits_TV.argmax(dim=-1) == targets_T).all())
             yield Score(float(values.double().sum()), values.tolist(), greedy)
+
+
+def _staying(alive: Sequence[bool]) -> list[int]:
+    """The rows that go on; those at the end fill the places of the ones that leave, and no other has to move."""
+    count = sum(alive)
+    movers = (row for row in range(count, len(alive)) if alive[row])
+    return [row if alive[row] else next(movers) for row in range(count)]
 
 
 def _chosen(logits_BV: Tensor, rows: Sequence[_Row]) -> tuple[list[int], list[float]]:

@@ -2,7 +2,7 @@
 
 1. Keys and values are allocated for the longest sequence before anything is read; no step of generation adds to them.
 2. `keep` takes rows out, `join` puts those of another memory behind them, so that a request can begin while others go
-   on. Every memory has both.
+   on. Every memory has both. Where rows from the end take the places of others, only those are copied.
 3. Rows of one batch may have different lengths. Slot m of a row holds position m. Padding at the end of a ragged
    prompt is written behind the row's length, where no query may look, and is overwritten by the next real token.
 
@@ -57,8 +57,11 @@ class KeyValues:
     def keep(self, rows: list[int]) -> None:
         """Forgets all rows but these; a row may be named several times."""
         index = torch.tensor(rows, dtype=torch.long, device=self.lengths_B.device)
-        self.keys_LBKMC = self._selected(self.keys_LBKMC, index)
-        self.values_LBKMC = self._selected(self.values_LBKMC, index)
+        # Rows behind the last place are read and never written, so nothing is lost that is still needed.
+        in_place = all(place == row or row >= len(rows) for place, row in enumerate(rows))
+        chosen = self._moved if in_place else self._selected
+        self.keys_LBKMC = chosen(self.keys_LBKMC, rows)
+        self.values_LBKMC = chosen(self.values_LBKMC, rows)
         self.lengths_B = self.lengths_B[index]
         self.longest = int(self.lengths_B.max()) if rows else 0
 
@@ -77,12 +80,20 @@ class KeyValues:
         joined[:, B:, :, :longest] = other_LBKMC[:, :, :, :longest]
         return joined
 
-    def _selected(self, store_LBKMC: Tensor, index: Tensor) -> Tensor:
+    def _selected(self, store_LBKMC: Tensor, rows: list[int]) -> Tensor:
         """Some rows, of which only the slots in use are copied: beams branch at every step."""
         L, _, K, M, C = store_LBKMC.shape
-        selected = store_LBKMC.new_zeros(L, len(index), K, M, C)
-        selected[:, :, :, : self.longest] = store_LBKMC[:, index, :, : self.longest]
+        selected = store_LBKMC.new_zeros(L, len(rows), K, M, C)
+        selected[:, :, :, : self.longest] = store_LBKMC[:, rows, :, : self.longest]
         return selected
+
+    def _moved(self, store_LBKMC: Tensor, rows: list[int]) -> Tensor:
+        """The same in place, by a copy of the rows alone that are not where they should be."""
+        places = [place for place, row in enumerate(rows) if place != row]
+        if places:
+            sources = [rows[place] for place in places]
+            store_LBKMC[:, places, :, : self.longest] = store_LBKMC[:, sources, :, : self.longest]
+        return store_LBKMC[:, : len(rows)]
 
 
 class Encoded(KeyValues):

@@ -54,6 +54,32 @@ def test_kept_rows_keep_their_content_and_order():
     assert kept.longest == 0
 
 
+@pytest.mark.parametrize(
+    "rows", [[0, 1], [0, 3], [3], [3, 1], [3, 2], [3, 3], [1, 0], [0, 1, 3], [2, 1, 0], [0, 0, 1, 2]], ids=str
+)
+def test_rows_that_move_up_take_their_past_along(rows):
+    """A failure would mean that an answer goes on from what another request said, once one of the batch is done."""
+    kept = memory(rows=4)
+    past = [[1, 2, 3], [4, 5, 6], [7, 8, 9], [10, 11, 12]]
+    put(kept, past, [3, 3, 3, 3])
+    kept.keep(rows)
+    assert put(kept, [[20 + row] for row in rows], [1] * len(rows)).tolist() == [
+        [*past[row], 20 + row] for row in rows
+    ]
+    assert kept.values_LBKMC[0, :, 0, 0, 0].tolist() == [past[row][0] * 10 for row in rows]
+
+
+def test_only_the_rows_that_move_are_copied():
+    """A failure would mean that the whole memory is copied whenever one answer ends."""
+    kept = memory(rows=4)
+    put(kept, [[1], [2], [3], [4]], [1, 1, 1, 1])
+    before = kept.keys_LBKMC.data_ptr()
+    kept.keep([0, 3])
+    assert kept.keys_LBKMC.data_ptr() == before
+    kept.keep([1, 0])
+    assert kept.keys_LBKMC.data_ptr() != before and kept.keys_LBKMC[0, :, 0, 0, 0].tolist() == [4, 1]
+
+
 def test_forgetting_the_longest_row_makes_room():
     """A failure would mean that one long request slows down all that outlive it."""
     kept = memory(rows=2)
