@@ -8,7 +8,8 @@ of a sign-flip test against the base. Every turn of the conversations is a promp
 
     python benchmarks/reward_kl.py runs/demo/sft chats.jsonl [--steps 120] [--seeds 5] [--only NAME] [--figure FILE.png]
 
-`--only` trains those alone in whose name this stands. The longest run takes an hour on one core, all of them several.
+`--only` trains those alone in whose name this stands. The longest run takes over an hour on two cores, all of them
+several; the figure has its way too, from the answers it was trained on.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import json
 import random
 import tempfile
 from pathlib import Path
+from statistics import mean
 
 import numpy as np
 import torch
@@ -44,11 +46,21 @@ MANY_ANSWERS = [
     "stage.kl.coef=0.15", "stage.value_coef=0", "stage.rollout.episodes=256", "stage.rollout.epochs=2",
     "train.batch_size=128", "train.micro_batch_size=32", "train.optim.kind=muon", "train.lr=5e-5", "train.steps=160",
 ]  # fmt: skip
-LONG = "PPO, β 0.07, 115,000 answers"
-LONG_RUN = [
-    "stage.kl.coef=0.07", "stage.value_coef=0", "stage.group=8", "stage.rollout.episodes=256", "stage.rollout.epochs=1",
-    "train.batch_size=256", "train.micro_batch_size=32", "train.lr=6e-5", "train.steps=450",
+# The longest run has two parts: the second goes on from the first, and stays near the same base.
+LONG = ("PPO, shaped, 113,000 answers", "PPO, shaped, 261,000 answers")
+LONG_PARTS = [
+    "stage.kl.horizon=40000", "stage.shaping=true", "stage.group=8", "stage.rollout.episodes=256",
+    "stage.rollout.epochs=1", "stage.rollout.rows=128", "train.batch_size=256", "train.micro_batch_size=32",
 ]  # fmt: skip
+FIRST = [
+    "stage.kl.coef=0.075", "stage.kl.target=2.95", "train.lr=6e-5", "train.steps=440", "train.optim.schedule=constant",
+    "train.optim.warmup=0.04",
+]  # fmt: skip
+SECOND = [
+    "seed=1", "stage.kl.coef=0.073", "stage.kl.target=3.1", "train.lr=9e-5", "train.steps=580",
+    "train.optim.schedule=linear",
+]  # fmt: skip
+WINDOW = 16  # rounds that one point of its way is the mean of
 
 
 def talks(base: LanguageModel, data: str) -> tuple[list, list]:
@@ -121,7 +133,8 @@ def runs(steps: int, seeds: int) -> dict[str, tuple[str, list[str]]]:
     for seed in range(1, seeds):
         found[f"PPO, β 0.05, seed {seed}"] = ("ppo", [*found["PPO, β 0.05"][1], f"seed={seed}"])
     found[MANY] = ("ppo", [*PPO, *MANY_ANSWERS])
-    found[LONG] = ("ppo", [*PPO, *LONG_RUN])
+    for name, part in zip(LONG, (FIRST, SECOND), strict=True):
+        found[name] = ("ppo", [*PPO, *LONG_PARTS, *part])
     rloo = [
         *ROLLOUT,
         "stage.algorithm=rloo",
@@ -134,6 +147,19 @@ def runs(steps: int, seeds: int) -> dict[str, tuple[str, list[str]]]:
     for beta in (0.3, 0.1):
         found[f"DPO, β {beta}"] = ("dpo", [f"stage.beta={beta}", "train.optim.kind=adamw", "train.steps=40"])
     return found
+
+
+def folder(name: str) -> str:
+    """Where the policy of a name lies."""
+    return name.replace(" ", "-").replace(",", "")
+
+
+def way(run: Path) -> list[tuple[float, float]]:
+    """KL and score of the answers that a policy learned from, means over some rounds each, in order."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rounds = [row for row in rows if "score" in row]
+    parts = [rounds[start : start + WINDOW] for start in range(0, len(rounds), WINDOW)]
+    return [(mean(row["kl"] for row in part), mean(row["score"] for row in part)) for part in parts]
 
 
 def main() -> None:
@@ -157,16 +183,21 @@ def main() -> None:
     scores_PK = torch.tensor([answers(base, held, seed=10 + k)[1] for k in range(SAMPLES)]).T
     best = {n: (kl_bound(n), expected_score(scores_PK, n)) for n in range(1, SAMPLES + 1)}
     found: dict[str, dict] = {"base": {"kl": 0.0, "score": best[1][1]}}
+    taken: list[tuple[float, float]] = []
     found |= {f"best of {n}": {"kl": best[n][0], "score": best[n][1]} for n in (2, 4, 8, 16, 32, 64)}
     for name, (stage, settings) in runs(asked.steps, asked.seeds).items():
         if asked.only not in name:
             continue
         data = place / ("pairs.jsonl" if stage == "dpo" else "prompts.jsonl")
-        out = place / name.replace(" ", "-").replace(",", "")
-        for _ in lmcraft.train(stage, [f"base={asked.base}", f"data={data}", *COMMON, *settings], out=out):
+        out = place / folder(name)
+        start = [f"base={asked.base}"]
+        if name == LONG[1]:
+            start = [f"base={place / folder(LONG[0])}", f"stage.reference={asked.base}"]
+        for _ in lmcraft.train(stage, [*start, f"data={data}", *COMMON, *settings], out=out):
             pass
         found[name] = measured(lmcraft.load(out), base, held, before)
         found[name]["gain"] = gain(found[name], [*best.values()])
+        taken += way(out) if name in LONG else []
         print(name, found[name], flush=True)
     columns = {"kl": "KL, nats", "score": "score", "gain": "of the best of n's gain", "p": "p against the base",
                "stopped": "stopped"}  # fmt: skip
@@ -181,18 +212,23 @@ def main() -> None:
     )
     append("Reward against KL", ["policy", *columns.values()], cells, notes)
     if asked.figure:
-        draw(found, asked.figure)
+        draw(found, taken, asked.figure)
 
 
-def draw(found: dict[str, dict], file: Path) -> None:
-    """The plane."""
+def draw(found: dict[str, dict], taken: list[tuple[float, float]], file: Path) -> None:
+    """The plane, and the way of the longest run on it."""
     from matplotlib import pyplot
 
     pyplot.figure(layout="constrained")
     for kind, marker in (("best of n", "o-"), ("PPO", "s"), ("RLOO", "^"), ("DPO", "D")):
         begin = kind.removesuffix(" n")
         points = sorted((one["kl"], one["score"]) for name, one in found.items() if name.startswith(begin))
-        pyplot.plot(*zip(*points, strict=True), marker, label=kind)
+        if points:
+            pyplot.plot(*zip(*points, strict=True), marker, label=kind)
+    if taken:
+        pyplot.plot(
+            *zip(*taken, strict=True), ".-", color="grey", zorder=0, label="the way of the longest run"
+        )
     pyplot.xlabel("KL to the base, nats an answer")
     pyplot.ylabel("mean score")
     pyplot.legend()
