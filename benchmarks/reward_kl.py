@@ -1,10 +1,11 @@
 """Reward against distance: PPO, RLOO, DPO and the best of n on one plane, from the same base, prompts and reward.
 
 The reward is VADER's compound, −1 for an answer that does not end. Each policy is trained by lmcraft; score and KL to
-the base are then measured on held-out prompts, from answers drawn at temperature 1: the mean score, and the mean over
-answers of Σ log π − log base. Of the best of n both are known from samples of the base (lmcraft.rl.best_of_n), with the
-upper bound as its KL; `gain` is the share of its gain at a policy's own KL. PPO is repeated with other seeds; p is that
-of a sign-flip test against the base. Every turn of the conversations is a prompt, if it is short with all before it.
+the base are then measured on held-out prompts, from four answers to each, drawn at temperature 1: the mean score, and
+the mean over answers of Σ log π − log base. Of the best of n both are known from samples of the base
+(lmcraft.rl.best_of_n), with the upper bound as its KL; `gain` is the share of its gain at a policy's own KL. PPO is
+repeated with other seeds; p is that of a sign-flip test against the base. Every turn of the conversations is a prompt,
+if it is short with all before it.
 
     python benchmarks/reward_kl.py runs/demo/sft chats.jsonl [--steps 120] [--seeds 5] [--only NAME] [--figure FILE.png]
 
@@ -19,6 +20,7 @@ import random
 import tempfile
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +35,7 @@ from lmcraft.rewards.vader import compound
 from lmcraft.rl.best_of_n import expected_score, kl_bound
 from lmcraft.rounds.judged import sign_flip
 
+DRAWS = 4  # answers to each held-out prompt by which a policy is measured
 NEW, LONGEST, PROMPTS, SAMPLES, PAIRS = 40, 64, 256, 64, 600  # NEW, LONGEST: tokens of an answer, of a prompt
 COMMON = [
     "train.batch_size=64", "train.micro_batch_size=16", "train.lr=1e-4", "train.save_every=1000",
@@ -94,15 +97,19 @@ def answers(lm: LanguageModel, asked: list, seed: int) -> tuple[list, list[float
 def measured(
     policy: LanguageModel, base: LanguageModel, asked: list, before: list[float]
 ) -> dict[str, float]:
-    """Score, KL and p of a policy."""
-    said, scores = answers(policy, asked, seed=1)
-    pairs = [(ids, one.tokens) for ids, one in said]
-    there = [score.logprob for score in policy.engine.score(pairs)]
-    here = [score.logprob for score in base.engine.score(pairs)]
-    kl = sum(a - b for a, b in zip(there, here, strict=True)) / len(pairs)
-    p = sign_flip([new - old for new, old in zip(scores, before, strict=True)])
-    stopped = sum(one.finish_reason == "stop" for _, one in said) / len(said)
-    return {"score": sum(scores) / len(scores), "kl": kl, "p": p, "stopped": stopped}
+    """Score, KL and p of a policy, from some answers to each prompt."""
+    found: list[tuple[Any, float, float]] = []
+    for seed in range(1, DRAWS + 1):
+        said, scores = answers(policy, asked, seed)
+        pairs = [(ids, one.tokens) for ids, one in said]
+        there, here = (model.engine.score(pairs) for model in (policy, base))
+        kls = (a.logprob - b.logprob for a, b in zip(there, here, strict=True))
+        found += zip((one for _, one in said), scores, kls, strict=True)
+    score, kl = mean(score for _, score, _ in found), mean(kl for *_, kl in found)
+    after = [mean(score for _, score, _ in found[prompt :: len(asked)]) for prompt in range(len(asked))]
+    p = sign_flip([new - old for new, old in zip(after, before, strict=True)])
+    stopped = mean(one.finish_reason == "stop" for one, *_ in found)
+    return {"score": score, "kl": kl, "p": p, "stopped": stopped}
 
 
 def gain(policy: dict[str, float], best: list[tuple[float, float]]) -> float | None:
