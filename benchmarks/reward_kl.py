@@ -9,8 +9,8 @@ if it is short with all before it.
 
     python benchmarks/reward_kl.py runs/demo/sft chats.jsonl [--steps 120] [--seeds 5] [--only NAME] [--figure FILE.png]
 
-`--only` trains those alone in whose name this stands. The longest run takes over an hour on two cores, all of them
-several; the figure has its way too, from the answers it was trained on.
+`--only` trains those alone in whose name this stands. The longest run has two parts (`--only shaped`) and takes over an
+hour on two cores, all of them several; the figure has its way too, from the answers it was trained on.
 """
 
 from __future__ import annotations

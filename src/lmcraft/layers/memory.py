@@ -57,11 +57,14 @@ class KeyValues:
     def keep(self, rows: list[int]) -> None:
         """Forgets all rows but these; a row may be named several times."""
         index = torch.tensor(rows, dtype=torch.long, device=self.lengths_B.device)
+        moves = [(place, row) for place, row in enumerate(rows) if place != row]
         # Rows behind the last place are read and never written, so nothing is lost that is still needed.
-        in_place = all(place == row or row >= len(rows) for place, row in enumerate(rows))
-        chosen = self._moved if in_place else self._selected
-        self.keys_LBKMC = chosen(self.keys_LBKMC, rows)
-        self.values_LBKMC = chosen(self.values_LBKMC, rows)
+        if all(row >= len(rows) for _, row in moves):
+            self.keys_LBKMC = self._moved(self.keys_LBKMC, moves, len(rows))
+            self.values_LBKMC = self._moved(self.values_LBKMC, moves, len(rows))
+        else:
+            self.keys_LBKMC = self._selected(self.keys_LBKMC, index)
+            self.values_LBKMC = self._selected(self.values_LBKMC, index)
         self.lengths_B = self.lengths_B[index]
         self.longest = int(self.lengths_B.max()) if rows else 0
 
@@ -80,20 +83,18 @@ class KeyValues:
         joined[:, B:, :, :longest] = other_LBKMC[:, :, :, :longest]
         return joined
 
-    def _selected(self, store_LBKMC: Tensor, rows: list[int]) -> Tensor:
+    def _selected(self, store_LBKMC: Tensor, index: Tensor) -> Tensor:
         """Some rows, of which only the slots in use are copied: beams branch at every step."""
         L, _, K, M, C = store_LBKMC.shape
-        selected = store_LBKMC.new_zeros(L, len(rows), K, M, C)
-        selected[:, :, :, : self.longest] = store_LBKMC[:, rows, :, : self.longest]
+        selected = store_LBKMC.new_zeros(L, len(index), K, M, C)
+        selected[:, :, :, : self.longest] = store_LBKMC[:, index, :, : self.longest]
         return selected
 
-    def _moved(self, store_LBKMC: Tensor, rows: list[int]) -> Tensor:
-        """The same in place, by a copy of the rows alone that are not where they should be."""
-        places = [place for place, row in enumerate(rows) if place != row]
-        if places:
-            sources = [rows[place] for place in places]
-            store_LBKMC[:, places, :, : self.longest] = store_LBKMC[:, sources, :, : self.longest]
-        return store_LBKMC[:, : len(rows)]
+    def _moved(self, store_LBKMC: Tensor, moves: list[tuple[int, int]], count: int) -> Tensor:
+        """The first `count` rows, after the moves (to, from) in place."""
+        for place, row in moves:
+            store_LBKMC[:, place, :, : self.longest] = store_LBKMC[:, row, :, : self.longest]
+        return store_LBKMC[:, :count]
 
 
 class Encoded(KeyValues):
