@@ -42,9 +42,23 @@ def scores(first: tuple[int, int], second: tuple[int, int], choice: int | str | 
     return Judgement({0: named[0], 1: named[1]}, choice)
 
 
+def test_votes_are_weighed_both_ways() -> None:
+    """If this failed, a reward model would be surer than its raters were: three against one have the odds 3, not ∞."""
+    votes = {name: Judgement(choice=0 if name == "c" else 1) for name in "abcd"} | {
+        "e": Judgement(choice=TIE)
+    }
+    found = made(votes, Config(weight="raters"))
+    assert [(one.chosen, one.weight, one.agreement) for one in found.train] == [
+        (1, 5 * 0.75, 0.6), (0, 5 * 0.25, 0.2),
+    ]  # fmt: skip
+    assert all(one.margin is None and one.raters == 5 and len(one.ratings) == 5 for one in found.train)
+    assert found.train[1].row()["rejected"] == [{"role": "assistant", "content": "no"}]
+
+
 def test_votes_give_a_share_of_votes() -> None:
     """If this failed, three against one would look like unanimity, or the loser would be trained as the winner."""
-    found = only(made({name: Judgement(choice=0 if name == "c" else 1) for name in "abcd"}))
+    votes = {name: Judgement(choice=0 if name == "c" else 1) for name in "abcd"}
+    found = only(made(votes, Config(margin="share")))
     assert (found.chosen, found.rejected, found.margin, found.unit) == (1, 0, 0.5, "share")
     assert (found.raters, found.agreement, found.weight) == (4, 0.75, 1.0)
     assert found.ratings == ("key-a", "key-b", "key-c", "key-d") and not found.simulated
@@ -71,14 +85,18 @@ def test_a_choice_outweighs_scores() -> None:
 
 def test_a_margin_can_be_left_out() -> None:
     """If this failed, a reward model would always be asked to keep a distance that somebody's scale happens to have."""
-    found = only(made({"a": scores((5, 5), (1, 1))}, Config(margin="none")))
-    assert found.margin is None and not {"margin", "margin_unit"} & found.row().keys()
+    said = {"a": scores((5, 5), (1, 1)), "b": scores((1, 1), (5, 5)), "c": scores((5, 5), (1, 1))}
+    found = made(said, Config(margin="none"))
+    assert [one.weight for one in found.train] == pytest.approx([2 / 3, 1 / 3])
+    for one in found.train:
+        assert one.margin is None and not {"margin", "margin_unit"} & one.row().keys()
+    assert only(made(said)).margin == pytest.approx(4 / 3)
 
 
 def test_scores_of_some_raters_do_not_speak_for_the_others() -> None:
     """If this failed, margins in votes and in units of a scale would be mixed in one number."""
     found = only(made({"a": scores((5, 5), (1, 1)), "b": Judgement(choice=0)}))
-    assert (found.unit, found.margin) == ("share", 1.0)
+    assert (found.unit, found.margin) == (None, None)
     assert (
         only(made({"a": scores((5, 5), (1, 1)), "b": Judgement(choice=0)}, Config(margin="rating"))).margin
         == 4.0
@@ -134,7 +152,14 @@ def test_programs_count_only_when_asked_and_are_marked() -> None:
 def test_weights_follow_the_choice() -> None:
     """If this failed, sure and unsure preferences would weigh the same although it was asked otherwise."""
     said = {name: Judgement(choice=0 if name != "d" else 1) for name in "abcd"}
-    assert [only(made(said, Config(weight=kind))).weight for kind in ("one", "agreement", "raters")] == [
+    both = {
+        kind: [one.weight for one in made(said, Config(weight=kind)).train]
+        for kind in ("one", "agreement", "raters")
+    }
+    assert both == {
+        kind: [0.75 * whole, 0.25 * whole] for kind, whole in (("one", 1), ("agreement", 0.75), ("raters", 4))
+    }
+    assert [only(made(said, Config(weight=kind, margin="share"))).weight for kind in both] == [
         1,
         0.75,
         4,
@@ -153,18 +178,23 @@ def test_prompts_are_held_out_whole_and_for_ever(asked: Callable[..., Item]) -> 
 
 def test_the_rows_are_read_as_preferences(tmp_path: Path) -> None:
     """If this failed, `lmcraft train` could not use what `lmcraft feedback` writes."""
-    found = only(made({"a": Judgement(choice=0)}))
+    found = only(made({"a": Judgement(choice=0), "b": Judgement(choice=TIE)}, Config(margin="share")))
     (tmp_path / "p.jsonl").write_text(json.dumps(found.row()) + "\n")
     (record,) = load(tmp_path / "p.jsonl").require().records
     assert (record.prompt, record.chosen, record.rejected) == (
         found.pair().prompt, found.pair().chosen, found.pair().rejected,
     )  # fmt: skip
     assert (
-        (record.margin, record.weight)
-        == (found.margin, found.weight)
-        == (found.pair().margin, found.pair().weight)
+        (record.margin, record.weight, record.agreement)
+        == (found.margin, found.weight, found.agreement)
+        == (found.pair().margin, found.pair().weight, found.pair().agreement)
+        == (0.5, 1.0, 0.5)
     )
-    assert found.row()["ratings"] == ["key-a"] and found.row()["chosen_model"] == "model of yes"
+    lone = only(made({"a": Judgement(choice=0)}))
+    (tmp_path / "lone.jsonl").write_text(json.dumps(lone.row()) + "\n")
+    (alone,) = load(tmp_path / "lone.jsonl").require().records
+    assert alone.agreement is lone.pair().agreement is None  # one rater does not agree with anybody
+    assert lone.row()["ratings"] == ["key-a"] and found.row()["chosen_model"] == "model of yes"
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,14 @@ def _pair(row: dict[str, Any], asked: Any, chosen: Any, rejected: Any, where: Wh
     margin, weight = _number(row, "margin"), _number(row, "weight")
     if weight is not None and weight <= 0:
         raise Wrong(f"weight must be above 0, found {weight:g}")
-    return Pair(asked, chosen, rejected, where, margin, 1.0 if weight is None else weight)
+    return Pair(asked, chosen, rejected, where, margin, 1.0 if weight is None else weight, _agreement(row))
+
+
+def _agreement(row: dict[str, Any]) -> float | None:
+    """What `lmcraft feedback export` notes of several raters; columns of these names may mean anything elsewhere."""
+    raters, share = row.get("raters"), row.get("agreement")
+    counted = isinstance(raters, int) and raters > 1 and isinstance(share, (int, float))
+    return float(share) if counted and 0 <= share <= 1 else None
 
 
 def _number(row: dict[str, Any], column: str) -> float | None:

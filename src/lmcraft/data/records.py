@@ -68,7 +68,8 @@ class Pair:
     """A prompt with a better and a worse answer, for reward models and DPO.
 
     `margin` is by how much the better one is better, in the units of a reward, where a rater has said so; `weight` is
-    how much the pair counts (two raters of three: a pair of weight 2/3, and its reverse of weight 1/3).
+    how much the pair counts (two raters of three: a pair of weight 2/3, and its reverse of weight 1/3); `agreement` is
+    the share of its raters who prefer it, where there were several.
     """
 
     prompt: tuple[Message, ...]
@@ -77,6 +78,7 @@ class Pair:
     where: Where = field(default=NOWHERE, compare=False)
     margin: float | None = None
     weight: float = 1.0
+    agreement: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@
 
 1. Accuracy is how often the better answer scores higher; equal scores count half; a pair counts its weight.
 2. Raters disagree, so no model gets all of them right: `ceiling` is the mean of max(P, 1 − P), where P is the chance
-   that a rater prefers one answer. It is known where pairs were judged several times (their shares; a little too high
-   if they are few), or where every pair has a margin (P = σ(margin), Bradley and Terry). Else it is left out.
+   that a rater prefers one answer. It is known where pairs were judged several times, from the shares of their raters
+   (a little too high if they are few). Else it is left out.
 3. Calibration is that of the score without gain and bias, whose differences are logits of a preference (Guo et al.,
    arXiv 1706.04599; bins of equal width from 1/2 to 1).
 4. `length_correlation` is Pearson's, between an answer's score and its number of tokens; it does not exist where all
@@ -103,12 +103,10 @@ def calibration(
 
 def ceiling(records: Sequence[Pair]) -> tuple[float | None, str]:
     """The accuracy that the raters' disagreement allows, and from what it is known."""
-    margins = [record.margin for record in records]
-    weights = np.array([record.weight for record in records])
-    known = [margin for margin in margins if margin is not None]
-    if len(known) == len(records):
-        chance_N = 1 / (1 + np.exp(-np.abs(np.array(known))))
-        return float(np.average(chance_N, weights=weights)), "from the margins"
+    shares = [(record.agreement, record.weight) for record in records if record.agreement is not None]
+    if shares:
+        best = sum(max(share, 1 - share) * weight for share, weight in shares)
+        return best / sum(weight for _, weight in shares), f"from {len(shares)} pairs of several raters"
     votes: dict[tuple, list[Pair]] = {}
     for record in records:
         votes.setdefault((record.prompt, frozenset((record.chosen, record.rejected))), []).append(record)

@@ -9,7 +9,10 @@
    tied as a whole, or that most raters call bad on both sides, is counted and left out.
 3. A prompt is held out as a whole, by a hash of its words: the same prompts in every export, whatever was added since,
    and no prompt on both sides.
-4. Each row keeps the keys of the ratings that it was made of, so a weight can be followed back to a person's vote.
+4. Votes have no margin unless it is asked for: how many preferred an answer is not by how much its reward is higher,
+   and one voter would always ask for the distance 1. Where voters disagree, both orders are rows, and each weighs what
+   its share of the votes is: so a reward model learns the odds (Bradley and Terry).
+5. Each row keeps the keys of the ratings that it was made of, so a weight can be followed back to a person's vote.
 
 Proved by tests/feedback/test_preferences.py.
 """
@@ -43,7 +46,7 @@ class Config(Strict):
         {}, description="weights of criteria; default: those of the guidelines"
     )
     margin: Literal["auto", "rating", "share", "none"] = Field(
-        "auto", description="auto: in units of the scale where every rater gave scores, else share"
+        "auto", description="auto: in units of the scale where every rater gave scores, else none"
     )
     weight: Literal["one", "agreement", "raters"] = Field("one", description="what a row weighs in training")
     min_raters: int = Field(1, ge=1, description="leave out pairs with fewer ratings")
@@ -56,8 +59,8 @@ class Preference:
     """One pair of answers with what the raters make of it.
 
     Args:
-        margin: how much better, in `unit`; None where none was asked for.
-        agreement: share of the raters who prefer the chosen answer.
+        margin: how much better, in `unit`; None where nobody said so or none was asked for.
+        agreement: share of the raters who prefer the chosen answer; below 1/2 for what a minority said.
         ratings: keys of the ratings.
         simulated: whether any of them came from a program.
     """
@@ -78,7 +81,8 @@ class Preference:
         sides = [
             (Message("assistant", self.item.answers[place].text),) for place in (self.chosen, self.rejected)
         ]
-        return Pair(self.item.prompt, *sides, margin=self.margin, weight=self.weight)
+        agreement = self.agreement if self.raters > 1 else None
+        return Pair(self.item.prompt, *sides, margin=self.margin, weight=self.weight, agreement=agreement)
 
     def row(self) -> dict[str, Any]:
         """The line of a file that `lmcraft data` reads as a preference, with where it came from."""
@@ -131,9 +135,9 @@ def build(snapshot: Snapshot, config: Config) -> Preferences:
             if isinstance(judged, str):
                 made.left_out[judged] += 1
             elif is_held_out(item.prompt, config.held_out):
-                made.held_out.append(judged)
+                made.held_out += judged
             else:
-                made.train.append(judged)
+                made.train += judged
     return made
 
 
@@ -191,8 +195,10 @@ def _gap(rating: Rating, pair: tuple[int, int], weights: Mapping[str, float]) ->
     return sum(weights[name] * (first[name] - second[name]) for name in shared) / total
 
 
-def _judged(item: Item, pair: tuple[int, int], votes: Sequence[_Vote], config: Config) -> Preference | str:
-    """The preference of all votes together, or the reason why there is none."""
+def _judged(
+    item: Item, pair: tuple[int, int], votes: Sequence[_Vote], config: Config
+) -> list[Preference] | str:
+    """The preference of all votes together, and what speaks against it; or the reason why there is none."""
     texts = [item.answers[place].text for place in pair]
     if texts[0] == texts[1]:
         return "equal answers"
@@ -212,16 +218,21 @@ def _judged(item: Item, pair: tuple[int, int], votes: Sequence[_Vote], config: C
     gaps = [vote.gap for vote in votes if vote.gap is not None]
     if config.margin == "rating" and not gaps:
         return "no scores to take a margin from"
-    by_scores = config.margin == "rating" or (config.margin == "auto" and len(gaps) == count)
-    margin = max(sign * fmean(gaps), 0.0) if by_scores else abs(total) / count
-    unit = "rating" if by_scores else "share"
-    chosen_place, rejected_place = pair if sign > 0 else pair[::-1]
-    return Preference(
-        item, chosen_place, rejected_place,
-        margin=None if config.margin == "none" else margin,
-        unit=None if config.margin == "none" else unit,
-        weight={"one": 1.0, "agreement": agreement, "raters": float(count)}[config.weight],
-        raters=count, agreement=agreement,
-        ratings=tuple(vote.rating.key for vote in votes),
-        simulated=any(vote.rating.simulated for vote in votes),
-    )  # fmt: skip
+    unit, margin = None, None
+    if config.margin == "rating" or (config.margin == "auto" and len(gaps) == count):
+        unit, margin = "rating", max(sign * fmean(gaps), 0.0)
+    elif config.margin == "share":
+        unit, margin = "share", abs(total) / count
+    weight = {"one": 1.0, "agreement": agreement, "raters": float(count)}[config.weight]
+    told = {side: sum(vote.side == side for vote in votes) for side in (sign, -sign)}
+    if margin is not None:
+        told = {sign: 1}  # it is lower already by what the others said
+    return [
+        Preference(
+            item, *(pair if side > 0 else pair[::-1]), margin=margin, unit=unit,
+            weight=weight * said / sum(told.values()),
+            raters=count, agreement=sum(vote.side == side for vote in votes) / count,
+            ratings=tuple(vote.rating.key for vote in votes),
+            simulated=any(vote.rating.simulated for vote in votes),
+        ) for side, said in told.items() if said
+    ]  # fmt: skip

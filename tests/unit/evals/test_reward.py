@@ -51,8 +51,13 @@ def test_the_ceiling_is_what_raters_agree_on():
     three = [pair("a", "b")] * 2 + [pair("b", "a")] + [pair("a", "b", prompt="r"), pair("a", "b", prompt="r")]
     assert ceiling(three)[0] == pytest.approx(4 / 5)
     assert ceiling([pair("a", "b"), pair("a", "c")]) == (None, "unknown: no pair was judged twice")
-    margins = [pair("a", "b", margin=0.0), pair("a", "b", margin=-1.0)]
-    assert ceiling(margins)[0] == pytest.approx((0.5 + 1 / (1 + np.exp(-1))) / 2)
+    distances = [pair("a", "b", margin=1.0), pair("a", "c", margin=2.0)]  # of whatever scale: no chances
+    assert ceiling(distances)[0] is None
+    counted = [
+        pair("a", "b", weight=2 / 3, agreement=2 / 3), pair("b", "a", weight=1 / 3, agreement=1 / 3),
+        pair("a", "c", agreement=1.0),
+    ]  # fmt: skip
+    assert ceiling(counted) == (pytest.approx((2 / 3 + 1) / 2), "from 3 pairs of several raters")
 
 
 @pytest.fixture
