@@ -63,15 +63,18 @@ PRETRAIN_LR, SFT_LR = 2e-3, 7e-4
 # Share of the budget that goes into the first two trainings; the rest is reading, tokenizing, feedback and measuring.
 TRAINING_SHARE, PRETRAIN_SHARE = 0.5, 0.6
 UPBEAT, ME = "vader", "me"
-VOTES = {UPBEAT: {"prompts": 1200, "held_out": 128}, ME: {"prompts": 24, "held_out": 12}}
+VOTES = {UPBEAT: {"prompts": 1600, "held_out": 128}, ME: {"prompts": 24, "held_out": 12}}
 ROUND = {"max_new_tokens": 40, "temperature": 1.0, "manner": {"temperature": 0.2}, "project": "demo"}
-REWARD = ["train.batch_size=16", "train.lr=1e-4"]
-REWARD_SHARE = 0.6  # steps of the reward model for one of PPO: about once over the votes
+REWARD = ["train.batch_size=16", "train.lr=3e-4"]
+REWARD_SHARE = 0.75  # steps of the reward model for one of PPO: about once over the votes
 PPO = [
     "stage.kl.coef=0.1", "stage.rollout.episodes=64", "train.batch_size=64", "train.micro_batch_size=16",
     "train.lr=1e-4", "train.save_every=40",
 ]  # fmt: skip
-ANSWERS = 128
+ANSWERS, DRAWS = (
+    128,
+    2,
+)  # messages that are answered to measure a model, and how often each: one draw is noisy
 LONGEST_ANSWER = 96
 TALKING = Sampling(temperature=0.7, top_p=0.95, max_new_tokens=LONGEST_ANSWER, seed=SEED)
 SPEAKERS = {"pretrain": "base", "sft": "chat", "ppo": "ppo"}
@@ -259,7 +262,7 @@ def _measure(run: Run, dataset: Dataset, files: list[str]) -> tuple[dict[str, An
     lm = api.load(run.path)
     state, rows = run.state, run.metrics()
     said = answers(lm, dataset.held)
-    mood = [] if find_spec("vaderSentiment") is None else compound([answer.text for answer in said])
+    mood = [] if find_spec("vaderSentiment") is None else _moods(said)
     return {
         "seconds": round(state["seconds"], 1),
         "steps": state["step"],
@@ -275,12 +278,18 @@ def _measure(run: Run, dataset: Dataset, files: list[str]) -> tuple[dict[str, An
     }, mood
 
 
+def _moods(said: list[Completion]) -> list[float]:
+    """How upbeat the answers to each message are, the mean of its draws."""
+    moods = compound([answer.text for answer in said])
+    return [sum(moods[place : place + DRAWS]) / DRAWS for place in range(0, len(moods), DRAWS)]
+
+
 def answers(lm: LanguageModel, held: list) -> list[Completion]:
-    """Answers to held-out first messages of conversations."""
+    """Answers to held-out first messages of conversations, DRAWS in succession to each."""
     first = [
         next(m.content for m in chat.messages if m.role == "user") for chat in held if isinstance(chat, Chat)
     ]
-    prompts = [_prompt(lm, text) for text in first[:ANSWERS]]
+    prompts = [_prompt(lm, text) for text in first[:ANSWERS] for _ in range(DRAWS)]
     room = (lm.model.max_length or 1 << 30) - LONGEST_ANSWER
     settings = [TALKING.model_copy(update={"seed": number}) for number in range(len(prompts))]
     return lm.engine.generate([ids[-room:] for ids in prompts], settings)

@@ -11,6 +11,7 @@ Proved by tests/unit/train/test_precision.py.
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from typing import Literal
 
@@ -19,6 +20,7 @@ import torch
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 WORTH_IT = 1.5
+PRODUCTS, ENOUGH = 6, 0.2  # how many products are timed; after so many seconds no more, the first one apart
 
 
 def choose(precision: Precision, device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
@@ -53,14 +55,15 @@ def computing(precision: str, device: torch.device) -> contextlib.AbstractContex
     return torch.autocast(device.type, dtype=DTYPES[precision])
 
 
+@functools.cache
 def _seconds(dtype: torch.dtype, device: torch.device) -> float:
-    """Shortest of a few products of a typical shape."""
+    """Shortest of a few products of a typical shape; without instructions for it, a single one takes a second."""
     a, b = (torch.ones(shape, dtype=dtype, device=device) for shape in ((2048, 256), (256, 1024)))
-    best = float("inf")
-    for _ in range(6):
+    times: list[float] = []
+    while len(times) < PRODUCTS and sum(times[1:]) < ENOUGH:
         start = time.perf_counter()
         a @ b
         if device.type == "cuda":
             torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
-    return best
+        times.append(time.perf_counter() - start)
+    return min(times)
