@@ -1,16 +1,16 @@
 """Reward against distance: PPO, RLOO, DPO and the best of n on one plane, from the same base, prompts and reward.
 
 The reward is VADER's compound, −1 for an answer that does not end. Each policy is trained by lmcraft; score and KL to
-the base are then measured on held-out prompts, from four answers to each, drawn at temperature 1: the mean score, and
-the mean over answers of Σ log π − log base. Of the best of n both are known from samples of the base
-(lmcraft.rl.best_of_n), with the upper bound as its KL; `gain` is the share of its gain at a policy's own KL. PPO is
-repeated with other seeds; p is that of a sign-flip test against the base. Every turn of the conversations is a prompt,
-if it is short with all before it.
+the base are then measured on held-out prompts, from four answers to each (sixteen for the longest run), drawn at
+temperature 1: the mean score, and the mean over answers of Σ log π − log base. Of the best of n both are known from
+samples of the base (lmcraft.rl.best_of_n), with the upper bound as its KL; `gain` is the share of its gain at the same
+KL. PPO is repeated with other seeds; p is that of a sign-flip test against the base. Every turn of the conversations is
+a prompt, if it is short with all before it.
 
     python benchmarks/reward_kl.py runs/demo/sft chats.jsonl [--steps 120] [--seeds 5] [--only NAME] [--figure FILE.png]
 
-`--only` trains those alone in whose name this stands. The longest run has two parts (`--only shaped`) and takes over an
-hour on two cores, all of them several; the figure has its way too, from the answers it was trained on.
+`--only` trains those alone in whose name this stands. The longest run has three parts (`--only shaped`) and takes two
+and a half hours on two cores; the figure has its way too, from the answers it was trained on.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from lmcraft.rewards.vader import compound
 from lmcraft.rl.best_of_n import expected_score, kl_bound
 from lmcraft.rounds.judged import sign_flip
 
-DRAWS = 4  # answers to each held-out prompt by which a policy is measured
+DRAWS, LONG_DRAWS = 4, 16  # answers to each held-out prompt by which a policy is measured
 NEW, LONGEST, PROMPTS, SAMPLES, PAIRS = 40, 64, 256, 64, 600  # NEW, LONGEST: tokens of an answer, of a prompt
 COMMON = [
     "train.batch_size=64", "train.micro_batch_size=16", "train.lr=1e-4", "train.save_every=1000",
@@ -49,8 +49,8 @@ MANY_ANSWERS = [
     "stage.kl.coef=0.15", "stage.value_coef=0", "stage.rollout.episodes=256", "stage.rollout.epochs=2",
     "train.batch_size=128", "train.micro_batch_size=32", "train.optim.kind=muon", "train.lr=5e-5", "train.steps=160",
 ]  # fmt: skip
-# The longest run has two parts: the second goes on from the first, and stays near the same base.
-LONG = ("PPO, shaped, 113,000 answers", "PPO, shaped, 261,000 answers")
+# The longest run has three parts: each goes on from the one before, and all stay near the same base.
+LONG = ("PPO, shaped, 113,000 answers", "PPO, shaped, 261,000 answers", "PPO, shaped, 451,000 answers")
 LONG_PARTS = [
     "stage.kl.horizon=40000", "stage.shaping=true", "stage.group=8", "stage.rollout.episodes=256",
     "stage.rollout.epochs=1", "stage.rollout.rows=128", "train.batch_size=256", "train.micro_batch_size=32",
@@ -61,6 +61,10 @@ FIRST = [
 ]  # fmt: skip
 SECOND = [
     "seed=1", "stage.kl.coef=0.073", "stage.kl.target=3.1", "train.lr=9e-5", "train.steps=580",
+    "train.optim.schedule=linear",
+]  # fmt: skip
+THIRD = [
+    "seed=2", "stage.kl.coef=0.0693", "stage.kl.target=3.1", "train.lr=9e-5", "train.steps=740",
     "train.optim.schedule=linear",
 ]  # fmt: skip
 WINDOW = 16  # rounds that one point of its way is the mean of
@@ -95,11 +99,11 @@ def answers(lm: LanguageModel, asked: list, seed: int) -> tuple[list, list[float
 
 
 def measured(
-    policy: LanguageModel, base: LanguageModel, asked: list, before: list[float]
+    policy: LanguageModel, base: LanguageModel, asked: list, before: list[float], draws: int
 ) -> dict[str, float]:
-    """Score, KL and p of a policy, from some answers to each prompt."""
+    """Score, KL and p of a policy, from so many answers to each prompt."""
     found: list[tuple[Any, float, float]] = []
-    for seed in range(1, DRAWS + 1):
+    for seed in range(1, draws + 1):
         said, scores = answers(policy, asked, seed)
         pairs = [(ids, one.tokens) for ids, one in said]
         there, here = (model.engine.score(pairs) for model in (policy, base))
@@ -140,7 +144,7 @@ def runs(steps: int, seeds: int) -> dict[str, tuple[str, list[str]]]:
     for seed in range(1, seeds):
         found[f"PPO, β 0.05, seed {seed}"] = ("ppo", [*found["PPO, β 0.05"][1], f"seed={seed}"])
     found[MANY] = ("ppo", [*PPO, *MANY_ANSWERS])
-    for name, part in zip(LONG, (FIRST, SECOND), strict=True):
+    for name, part in zip(LONG, (FIRST, SECOND, THIRD), strict=True):
         found[name] = ("ppo", [*PPO, *LONG_PARTS, *part])
     rloo = [
         *ROLLOUT,
@@ -198,11 +202,13 @@ def main() -> None:
         data = place / ("pairs.jsonl" if stage == "dpo" else "prompts.jsonl")
         out = place / folder(name)
         start = [f"base={asked.base}"]
-        if name == LONG[1]:
-            start = [f"base={place / folder(LONG[0])}", f"stage.reference={asked.base}"]
+        if name in LONG[1:]:
+            before_it = LONG[LONG.index(name) - 1]
+            start = [f"base={place / folder(before_it)}", f"stage.reference={asked.base}"]
         for _ in lmcraft.train(stage, [*start, f"data={data}", *COMMON, *settings], out=out):
             pass
-        found[name] = measured(lmcraft.load(out), base, held, before)
+        draws = LONG_DRAWS if name in LONG else DRAWS
+        found[name] = measured(lmcraft.load(out), base, held, before, draws)
         found[name]["gain"] = gain(found[name], [*best.values()])
         taken += way(out) if name in LONG else []
         print(name, found[name], flush=True)

@@ -68,7 +68,7 @@ ROUND = {"max_new_tokens": 40, "temperature": 1.0, "manner": {"temperature": 0.2
 REWARD = ["train.batch_size=16", "train.lr=3e-4"]
 REWARD_SHARE = 0.75  # steps of the reward model for one of PPO: about once over the votes
 PPO = [
-    "stage.kl.coef=0.1", "stage.rollout.episodes=64", "train.batch_size=64", "train.micro_batch_size=16",
+    "stage.kl.coef=0.3", "stage.rollout.episodes=64", "train.batch_size=64", "train.micro_batch_size=16",
     "train.lr=1e-4", "train.save_every=40",
 ]  # fmt: skip
 ANSWERS, DRAWS = (

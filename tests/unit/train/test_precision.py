@@ -30,6 +30,15 @@ def test_auto_measures_and_answers():
     assert precision.choose("auto", CPU) in ("fp32", "bf16")
 
 
+@pytest.mark.parametrize("seconds,products", [(1.0, 2), (0.001, 6)])
+def test_slow_numbers_are_soon_known_to_be_slow(seconds, products, monkeypatch):
+    """A failure would mean that each training waits for numbers that it will not use, or judges by its first one."""
+    read: list[float] = []
+    monkeypatch.setattr(precision.time, "perf_counter", lambda: read.append(0.0) or seconds * len(read))
+    assert precision._seconds.__wrapped__(torch.float32, CPU) == pytest.approx(seconds)
+    assert len(read) == 2 * products
+
+
 @pytest.mark.parametrize("name,expected", [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 def test_products_run_in_it_over_float32_weights(name, expected):
     """A failure would mean that weights lose digits, or that the option does nothing."""
