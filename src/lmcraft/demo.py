@@ -71,10 +71,7 @@ PPO = [
     "stage.kl.coef=0.3", "stage.rollout.episodes=64", "train.batch_size=64", "train.micro_batch_size=16",
     "train.lr=1e-4", "train.save_every=40",
 ]  # fmt: skip
-ANSWERS, DRAWS = (
-    128,
-    2,
-)  # messages that are answered to measure a model, and how often each: one draw is noisy
+ANSWERS, DRAWS = 128, 2  # messages by which a model is measured, and answers to each
 LONGEST_ANSWER = 96
 TALKING = Sampling(temperature=0.7, top_p=0.95, max_new_tokens=LONGEST_ANSWER, seed=SEED)
 SPEAKERS = {"pretrain": "base", "sft": "chat", "ppo": "ppo"}

@@ -20,7 +20,8 @@ The shapes, with the record they become; other columns are ignored:
 2. A string prompt is one user message, a string answer one assistant message.
 3. Without a prompt column, the prompt of a preference is what both message lists, or both transcripts in the style of
    Anthropic's HH data, begin with. Equal answers teach nothing and are refused.
-4. Answers of a preference are strings or messages; `margin` and `weight` are numbers, or empty for none.
+4. Answers of a preference are strings or messages; `margin` and `weight` are numbers, or empty for none. `agreement` is
+   read where `raters` is above 1, as lmcraft.feedback writes them.
 5. White space inside a text is kept exactly.
 
 Proved by tests/unit/data/test_formats.py.

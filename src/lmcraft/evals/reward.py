@@ -5,7 +5,7 @@
 1. Accuracy is how often the better answer scores higher; equal scores count half; a pair counts its weight.
 2. Raters disagree, so no model gets all of them right: `ceiling` is the mean of max(P, 1 − P), where P is the chance
    that a rater prefers one answer. It is known where pairs were judged several times, from the shares of their raters
-   (a little too high if they are few). Else it is left out.
+   (a little too high if they are few; who is undecided disagrees). Else it is left out.
 3. Calibration is that of the score without gain and bias, whose differences are logits of a preference (Guo et al.,
    arXiv 1706.04599; bins of equal width from 1/2 to 1).
 4. `length_correlation` is Pearson's, between an answer's score and its number of tokens; it does not exist where all
