@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,8 @@ def test_nothing_kept_is_lost_when_the_rater_presses_ctrl_c(project: Call, tmp_p
         stderr=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
+        # A shell's background job ignores the signal, and so would its children.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     started.stdin.write("5\n3\n1\n0\n1\n5\n")
     started.stdin.flush()
