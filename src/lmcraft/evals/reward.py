@@ -17,6 +17,7 @@ Proved by tests/unit/evals/test_reward.py.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -103,21 +104,21 @@ def calibration(
 
 def ceiling(records: Sequence[Pair]) -> tuple[float | None, str]:
     """The accuracy that the raters' disagreement allows, and from what it is known."""
-    shares = [(record.agreement, record.weight) for record in records if record.agreement is not None]
-    if shares:
-        best = sum(max(share, 1 - share) * weight for share, weight in shares)
-        return best / sum(weight for _, weight in shares), f"from {len(shares)} pairs of several raters"
     votes: dict[tuple, list[Pair]] = {}
     for record in records:
         votes.setdefault((record.prompt, frozenset((record.chosen, record.rejected))), []).append(record)
-    again = [alike for alike in votes.values() if len(alike) > 1]
+    again = [alike for alike in votes.values() if len(alike) > 1 or alike[0].agreement is not None]
     if not again:
         return None, "unknown: no pair was judged twice"
-    most = [max(_sum(alike, one) for one in {record.chosen for record in alike}) for alike in again]
-    best = sum(most) / sum(record.weight for alike in again for record in alike)
+    best = sum(map(_agreed, again)) / sum(record.weight for alike in again for record in alike)
     return best, f"from {len(again)} pairs that were judged more than once"
 
 
-def _sum(records: Sequence[Pair], chosen: tuple[Message, ...]) -> float:
-    """The weight with which one answer was preferred."""
-    return sum(record.weight for record in records if record.chosen == chosen)
+def _agreed(alike: Sequence[Pair]) -> float:
+    """The weight of the rows of one pair that the likelier answer can be right about."""
+    if len(alike) == 1 and (share := alike[0].agreement) is not None:
+        return max(share, 1 - share) * alike[0].weight
+    sums: Counter[tuple[Message, ...]] = Counter()
+    for record in alike:
+        sums[record.chosen] += record.weight
+    return max(sums.values())

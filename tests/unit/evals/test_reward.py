@@ -57,7 +57,10 @@ def test_the_ceiling_is_what_raters_agree_on():
         pair("a", "b", weight=2 / 3, agreement=2 / 3), pair("b", "a", weight=1 / 3, agreement=1 / 3),
         pair("a", "c", agreement=1.0),
     ]  # fmt: skip
-    assert ceiling(counted) == (pytest.approx((2 / 3 + 1) / 2), "from 3 pairs of several raters")
+    assert ceiling(counted) == (
+        pytest.approx((2 / 3 + 1) / 2),
+        "from 2 pairs that were judged more than once",
+    )
 
 
 @pytest.fixture
