@@ -70,7 +70,7 @@ THIRD = [
     "seed=2", "stage.kl.coef=0.0693", "stage.kl.target=3.1", "train.lr=9e-5", "train.steps=740",
     "train.optim.schedule=linear",
 ]  # fmt: skip
-# By now the critic explains enough for λ below 1, which takes noise away; twice the rate was tried together with it. The
+# By now the critic explains enough for λ below 1, which takes noise away; twice the rate was tried with it. The
 # last tokens alone are then blamed for an answer without an end, hence its lower score. What was measured is a run of
 # 900 steps that went on from its last checkpoint as one of 1,150 (docs/log.md).
 FOURTH = [
