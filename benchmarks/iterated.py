@@ -1,10 +1,14 @@
-"""Three rounds of feedback against one, with the same number of votes and about the same distance from the base.
+"""Three rounds of feedback against one, with the same number of votes and at the same distance from the base.
 
 Votes are VADER's, drawn with a temperature. Three rounds vote on what each policy says; the one round has as many
-votes, all on what the base says. Every policy is trained from the base. The one round's policy is trained twice: with
-the same penalty, and with one that is changed in proportion, so that it goes as far from the base as the other.
-The win rate against the base and the mean compound are measured on held-out prompts that are nobody's votes. What is
-finished in `--out` is not done again.
+votes, all on what the base says. Every policy is trained from the base. The one round's policy is trained with the same
+penalty first, then with others, until its KL is within a tenth of the three rounds' (at most TRIES times); the one that
+comes nearest is compared. The KL is the one in training.
+
+The win rate against the base is by VADER itself, without noise: the share of pairs of answers to held-out prompts in
+which the policy's is more upbeat, and half of those that are equal; each side gives DRAWS answers, and every pair
+counts. ± is twice the standard error over these prompts of how much more often three rounds win. What is finished in
+`--out` is not trained again.
 
     python benchmarks/iterated.py runs/demo/sft chats.jsonl [--seeds 0 1 2 3 4] [--prompts 250] [--steps 80]
         [--beta 0.1] [--out DIR]
@@ -13,27 +17,36 @@ finished in `--out` is not done again.
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 import statistics
 import tempfile
 from collections import deque
 from pathlib import Path
 
+import numpy as np
+
 from lmcraft.core.run import Run
 from lmcraft.data.dataset import Config as Data
+from lmcraft.data.load import load
 from lmcraft.feedback.opening import open_store
+from lmcraft.generate.language_model import LanguageModel
+from lmcraft.generate.sampling import Sampling
+from lmcraft.rewards.vader import compound
+from lmcraft.rl.prompts import messages
 from lmcraft.rounds import rounds
 from lmcraft.rounds.settings import Config
 
-HELD_OUT, NEW = 320, 64
+HELD_OUT, NEW, DRAWS = 320, 64, 8
 LAST = 8  # rounds of answers whose KL is averaged: one alone says little
+NEAR, TRIES = 0.1, 5  # distances that count as equal; how many penalties are tried for it
 REWARD = ("train.batch_size=16", "train.lr=1e-4", "train.epochs=1")
 
 
 def config(asked: argparse.Namespace, seed: int, prompts: int, beta: float) -> Config:
     """Rounds with so many prompts each, and this penalty."""
     ppo = (
-        f"stage.kl.coef={round(beta, 4)}", "stage.decay=1", "stage.rollout.episodes=64", "train.batch_size=64",
+        f"stage.kl.coef={beta}", "stage.decay=1", "stage.rollout.episodes=64", "train.batch_size=64",
         "train.micro_batch_size=16", "train.lr=1e-4", f"train.steps={asked.steps}", "train.save_every=1000",
     )  # fmt: skip
     return Config(
@@ -42,12 +55,17 @@ def config(asked: argparse.Namespace, seed: int, prompts: int, beta: float) -> C
     )  # fmt: skip
 
 
-def performed(found: Config, count: int, place: Path) -> dict:
-    """What came out of the last of so many rounds."""
+def performed(found: Config, count: int, place: Path) -> list[dict]:
+    """What came out of each of so many rounds."""
     with open_store(f"sqlite:///{place}.db") as store:
         finished, _ = rounds.perform(found, place, count, store, lambda steps, _: deque(steps, maxlen=0))
-    rows = [row for row in Run.open(Path(finished[-1]["lineage"]["policy"])).metrics() if "kl" in row]
-    return finished[-1] | {"kl": statistics.fmean(row["kl"] for row in rows[-LAST:])}
+    return [one | {"kl": distance(one["lineage"]["policy"])} for one in finished]
+
+
+def distance(policy: str) -> float:
+    """The KL at the end of its training."""
+    kls = [row["kl"] for row in Run.open(Path(policy)).metrics() if "kl" in row]
+    return statistics.fmean(kls[-LAST:])
 
 
 def with_its_votes(done: Path, place: Path) -> Path:
@@ -58,6 +76,76 @@ def with_its_votes(done: Path, place: Path) -> Path:
         )
         shutil.copytree(done, place, ignore=mine)
     return place
+
+
+def as_far(asked: argparse.Namespace, seed: int, place: Path, kl: float) -> tuple[float, dict]:
+    """The penalty and the outcome of the one round whose KL comes nearest to this one."""
+    first, tried = place / f"one-{seed}", {}
+    beta = asked.beta
+    for attempt in range(TRIES):
+        here = with_its_votes(first, place / f"one-{seed}-{attempt}") if attempt else first
+        (tried[beta],) = performed(config(asked, seed, 3 * asked.prompts, beta), 1, here)
+        nearest = min(tried, key=lambda beta: abs(math.log(tried[beta]["kl"] / kl)))
+        if abs(tried[nearest]["kl"] / kl - 1) <= NEAR:
+            break
+        beta = round(next_penalty({b: found["kl"] for b, found in tried.items()}, kl), 4)
+    return nearest, tried[nearest]
+
+
+def next_penalty(kls: dict[float, float], wanted: float) -> float:
+    """From the KL of each penalty tried: between two with the wanted KL between theirs, or beyond all.
+
+    Between them log KL is taken as linear in log β, beyond them as falling like 1 / β.
+    """
+    farther = [beta for beta, kl in kls.items() if kl > wanted]
+    nearer = [beta for beta, kl in kls.items() if kl <= wanted]
+    if not (farther and nearer):
+        last = max(farther) if farther else min(nearer)
+        return last * kls[last] / wanted
+    low, high = max(farther), min(nearer)
+    share = math.log(kls[low] / wanted) / math.log(kls[low] / kls[high])
+    return low ** (1 - share) * high**share
+
+
+def upbeat(model: str, asked: list) -> np.ndarray:
+    """What DRAWS answers to each prompt are worth, prompts x draws."""
+    lm, found = LanguageModel.load(model), []
+    ids = [lm.asked(talk) for talk in asked]
+    for draw in range(1, DRAWS + 1):
+        drawn = [Sampling(max_new_tokens=NEW, seed=(draw << 20) + place) for place in range(len(ids))]
+        found.append(compound([one.text for one in lm.engine.generate(ids, drawn, 64)]))
+    return np.array(found).T
+
+
+def wins(policy_PD: np.ndarray, base_PD: np.ndarray) -> np.ndarray:
+    """Of each prompt: the share of pairs in which the policy's answer is worth more, with half of the equal ones."""
+    gaps_PDD = policy_PD[:, :, None] - base_PD[:, None, :]
+    return ((gaps_PDD > 0) + 0.5 * (gaps_PDD == 0)).mean(axis=(1, 2))
+
+
+def compared(asked: argparse.Namespace, seed: int, place: Path) -> tuple[list[list[str]], bool]:
+    """Three rows of the table, and whether three rounds won more often than each of the others."""
+    here = place / f"three-{seed}"
+    first, _, three = performed(config(asked, seed, asked.prompts, asked.beta), 3, here)
+    beta, one = as_far(asked, seed, place, three["kl"])
+    talks = [messages(record) for record in load([str(here / "held-out.jsonl")], "prompt").require().records]
+    base_PD, most_P = upbeat(asked.base, talks), np.zeros(0)
+    rows, better = [], True
+    for name, found in (("three", three), (f"one, β {beta:.3f}", one), ("first of three", first)):
+        policy_PD = upbeat(found["lineage"]["policy"], talks)
+        wins_P, more = wins(policy_PD, base_PD), ""
+        if found is three:
+            most_P = wins_P
+        else:
+            more_P = 100 * (most_P - wins_P)
+            more = f"{more_P.mean():.1f} ± {2 * more_P.std() / len(more_P) ** 0.5:.1f}"
+            better &= bool(more_P.mean() > 0)
+        rows.append([
+            str(seed), name, str(found["preferences"]), f"{found['kl']:.2f}", f"{base_PD.mean():.3f}",
+            f"{policy_PD.mean():.3f}", f"{wins_P.mean():.1%}", more, f"{found['reward_model']['accuracy']:.1%}",
+        ])  # fmt: skip
+        print(rows[-1], flush=True)
+    return rows, better
 
 
 def main() -> None:
@@ -73,37 +161,20 @@ def main() -> None:
     parser.add_argument("--beta", type=float, default=0.1)
     parser.add_argument("--out", type=Path, help="where the rounds are kept; default: nowhere")
     asked = parser.parse_args()
-    place, cells, better = asked.out or Path(tempfile.mkdtemp()), [], 0
+    place = asked.out or Path(tempfile.mkdtemp())
     place.mkdir(parents=True, exist_ok=True)
-    for seed in asked.seeds:
-        three = performed(config(asked, seed, asked.prompts, asked.beta), 3, place / f"three-{seed}")
-        one = performed(config(asked, seed, 3 * asked.prompts, asked.beta), 1, place / f"one-{seed}")
-        beta = asked.beta * one["kl"] / three["kl"]
-        as_far = with_its_votes(place / f"one-{seed}", place / f"as-far-{seed}")
-        far = performed(config(asked, seed, 3 * asked.prompts, beta), 1, as_far)
-        better += three["win_rate"] > far["win_rate"]
-        for name, found in (("three", three), ("one", one), (f"one, β {beta:.3f}", far)):
-            cells.append([
-                str(seed), name, str(found["preferences"]), f"{found['kl']:.2f}", f"{found['gold'][0]:.3f}",
-                f"{found['gold'][1]:.3f}", f"{found['win_rate']:.1%}", f"{found['reward_model']['accuracy']:.1%}",
-            ])  # fmt: skip
-            print(cells[-1], flush=True)
+    found = [compared(asked, seed, place) for seed in asked.seeds]
     columns = [
-        "seed",
-        "rounds",
-        "preferences",
-        "KL at last",
-        "gold, base",
-        "gold, policy",
-        "win rate",
-        "accuracy",
-    ]
+        "seed", "rounds", "preferences", "KL", "upbeat, base", "upbeat, policy", "win rate",
+        "three win more often by, points", "accuracy",
+    ]  # fmt: skip
     notes = (
-        f"On {better} of {len(asked.seeds)} seeds three rounds of {asked.prompts} prompts won more often than one of "
-        f"{3 * asked.prompts} that went as far; {asked.steps} steps of PPO each, β {asked.beta} where nothing else is "
-        f"said, {HELD_OUT} held-out prompts."
+        f"On {sum(better for _, better in found)} of {len(found)} seeds the third of three rounds of {asked.prompts} "
+        f"prompts won more often than one round of {3 * asked.prompts}, and than the first of the three; {asked.steps} "
+        f"steps of PPO each, β {asked.beta} where nothing else is said, {HELD_OUT} held-out prompts, {DRAWS} answers "
+        "to each."
     )
-    append("Three rounds of feedback against one", columns, cells, notes)
+    append("Three rounds of feedback against one", columns, [row for rows, _ in found for row in rows], notes)
 
 
 if __name__ == "__main__":
