@@ -129,15 +129,15 @@ def compared(asked: argparse.Namespace, seed: int, place: Path) -> tuple[list[li
     first, _, three = performed(config(asked, seed, asked.prompts, asked.beta), 3, here)
     beta, one = as_far(asked, seed, place, three["kl"])
     talks = [messages(record) for record in load([str(here / "held-out.jsonl")], "prompt").require().records]
-    base_PD, most_P = upbeat(asked.base, talks), np.zeros(0)
+    base_PD, three_P = upbeat(asked.base, talks), np.zeros(0)
     rows, better = [], True
     for name, found in (("three", three), (f"one, β {beta:.3f}", one), ("first of three", first)):
         policy_PD = upbeat(found["lineage"]["policy"], talks)
         wins_P, more = wins(policy_PD, base_PD), ""
         if found is three:
-            most_P = wins_P
+            three_P = wins_P
         else:
-            more_P = 100 * (most_P - wins_P)
+            more_P = 100 * (three_P - wins_P)
             more = f"{more_P.mean():.1f} ± {2 * more_P.std() / len(more_P) ** 0.5:.1f}"
             better &= bool(more_P.mean() > 0)
         rows.append([
